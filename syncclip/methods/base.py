@@ -57,6 +57,7 @@ class Method(nn.Module):
         weights: weights of loss terms by name; a missing term has weight 1.
         work: how a training step is split across ranks and chunks; set by the training loop.
         prepares: number of augmented views of the training images required by `prepare`.
+        prepares_all: whether each view contains every selected synthetic image instead of those of the first epoch.
         trains: whether to run training steps after `prepare`.
     """
 
@@ -66,6 +67,7 @@ class Method(nn.Module):
     has_several_image_features: ClassVar[bool] = False
     clip: PromptedClip
     prepares: int = 0
+    prepares_all: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -154,8 +156,10 @@ class Method(nn.Module):
         so results must be deterministic and identical on all ranks.
 
         Args:
-            views: passes over this rank's batches in the first epoch. All passes contain the same images in the same
-                order, with different augmentations. Real images that pad the last batch have label -1.
+            views: passes over this rank's batches in the first epoch or, with `prepares_all`, over all of its real and
+                then all of its synthetic images. All passes contain the same images in the same order, with different
+                augmentations. Images that pad the last batch of a pass have label -1; without `prepares_all`, this
+                applies to real images only.
         """
 
     def meet_teacher(self, class_vectors: Tensor) -> None:

@@ -29,6 +29,7 @@ class ClassMeans(Method):
     """
 
     Settings = ClassMeansSettings
+    prepares_all = True
 
     def __init__(
         self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: ClassMeansSettings

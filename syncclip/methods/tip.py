@@ -37,6 +37,7 @@ class Tip(Method):
     """
 
     Settings = TipSettings
+    prepares_all = True
 
     def __init__(
         self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: TipSettings

@@ -20,6 +20,7 @@ from syncclip.methods.promptsrc import PromptSrc
 from syncclip.methods.tcp import Tcp
 from syncclip.methods.tip import Tip
 from syncclip.stream.loader import LostLoaderError
+from syncclip.stream.order import BatchIds
 from syncclip.training.loop import TrainJob, run
 from tests.training import fakes, worlds
 from tests.training.processes import exit_code
@@ -110,14 +111,14 @@ def kill_in_step_five(made: TrainJob) -> None:
 
 def kill_in_view(made: TrainJob, view: int) -> None:
     """Kill the process while it reads the second batch of a view for `prepare`."""
-    original = made.stream.batch
+    original = made.stream._read
 
-    def batch(epoch: int, step: int, at: int = 0) -> object:
+    def read(ids: BatchIds, epoch: int, step: int, at: int) -> object:
         if (step, at) == (1, view):
             os.kill(os.getpid(), signal.SIGKILL)
-        return original(epoch, step, at)
+        return original(ids, epoch, step, at)
 
-    made.stream.batch = batch
+    made.stream._read = read
     run(made)
 
 
