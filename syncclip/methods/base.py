@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from syncclip.clip.prompted import PromptedClip
 from syncclip.methods.parallel import WorkSplit
-from syncclip.methods.settings import MethodSettings
+from syncclip.methods.settings import MethodSettings, TestDomain
 
 
 class TrainingBatch(Protocol):
@@ -64,7 +64,7 @@ class Method(nn.Module):
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
     text_depends_on_image: ClassVar[bool] = False
     has_extra_scores: ClassVar[bool] = False
-    has_several_image_features: ClassVar[bool] = False
+    has_several_image_features: bool = False
     clip: PromptedClip
     prepares: int = 0
     prepares_all: ClassVar[bool] = False
@@ -132,6 +132,14 @@ class Method(nn.Module):
     def logits_given(self, text: Tensor, images: Tensor, domains: Tensor | None = None) -> Tensor:
         """Return the `logits` (B, C), given precomputed text features (C, D) of all classes."""
         return self.scores(self.image_features(images, domains), text)
+
+    def logits_by_domain(self, images: Tensor, domains: Sequence[TestDomain | None]) -> list[Tensor]:
+        """Return the `logits` (B, C) of test images encoded with the prompts of each domain (None: the default).
+
+        Overridden by methods whose settings list several `test_domains`.
+        """
+        assert {*domains} <= {None}, domains
+        return [self.logits(images)]
 
     def candidates(self, batch: TrainingBatch) -> int:
         """Return the number of candidate classes: all classes if the batch contains synthetic images, otherwise base

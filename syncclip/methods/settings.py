@@ -18,6 +18,8 @@ from syncclip.core.validation_errors import explain
 
 DataUse = Literal["real", "synthetic", "both"]
 Negatives = Literal["hardest", "all"]
+TestDomain = Literal["real", "synthetic", "both"]
+"""Domain whose prompts encode test images; "both" averages the logits of both domains."""
 Phrase = Annotated[str, StringConstraints(strip_whitespace=True)]
 Towers = Literal["both", "text", "vision"]
 Projection = Literal["q", "k", "v", "out"]
@@ -59,6 +61,11 @@ class MethodSettings(Settings):
     def uses_teacher(self) -> bool:
         """Whether the method trains on a teacher's soft labels for the synthetic images."""
         return False
+
+    def test_domains(self, data: str) -> tuple[TestDomain, ...]:  # noqa: ARG002
+        """Return the test domains whose prompts are trained on `data` (see `training.data`); by default none, for
+        methods without domain-specific prompts."""
+        return ()
 
     @property
     def trains(self) -> bool:
@@ -235,10 +242,18 @@ class SyncClipSettings(IvlpSettings):
     distillation."""
     temperature: float = added(1.0, gt=0)
     """Distillation temperature for teacher and student."""
+    test_domain: TestDomain = added("real")
+    """Domain whose visual prompts encode test images: "real" as published, "synthetic", or "both", which averages the
+    logits of both domains (an extension)."""
 
     @property
     def uses_teacher(self) -> bool:
         return self.distillation_weight > 0
+
+    def test_domains(self, data: str) -> tuple[TestDomain, ...]:
+        """Return the trained domains; real-domain prompts are also available with their initial values."""
+        synthetic: tuple[TestDomain, ...] = ("synthetic",) if data in ("synthetic", "both") else ()
+        return ("real", *synthetic, "both") if data == "both" else ("real", *synthetic)
 
     @model_validator(mode="after")
     def _check_domain_tokens(self) -> SyncClipSettings:
