@@ -242,6 +242,9 @@ class SyncClipSettings(IvlpSettings):
     distillation."""
     temperature: float = added(1.0, gt=0)
     """Distillation temperature for teacher and student."""
+    class_vectors: bool = added(False)
+    """Learn one vector per class, initialised with the unit-length feature of the dataset's template, in place of the
+    text prompts (an extension)."""
     test_domain: TestDomain = added("real")
     """Domain whose visual prompts encode test images: "real" as published, "synthetic", or "both", which averages the
     logits of both domains (an extension)."""

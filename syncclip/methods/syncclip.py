@@ -10,13 +10,14 @@ from torch.nn.functional import cross_entropy, relu
 
 from syncclip.clip.prompted import PromptedClip
 from syncclip.methods.base import Method, TrainingBatch
+from syncclip.methods.class_vectors import ClassVectors
 from syncclip.methods.ivlp import Ivlp
 from syncclip.methods.promptkd import distillation
 from syncclip.methods.prompts import deep_prompts
 from syncclip.methods.settings import Negatives, SyncClipSettings, TestDomain
 
 
-class SyncClip(Ivlp):
+class SyncClip(ClassVectors, Ivlp):
     """SYNC-CLIP (arXiv 2312.03805): visual prompts with domain-specific and shared parts.
 
     Each prompted block has a prompt R for real images and k tokens S for synthetic images. Real images are encoded with
@@ -27,6 +28,8 @@ class SyncClip(Ivlp):
     The losses are cross entropy on real images over the base classes, cross entropy on synthetic images of base and
     novel classes over all classes, and domain alignment. A fourth loss, which is not in the paper and is disabled by
     default, is the KL divergence from a teacher on synthetic images over all classes.
+
+    With `class_vectors`, another extension, a learned vector per class replaces the text prompts.
     """
 
     Settings = SyncClipSettings
@@ -36,12 +39,22 @@ class SyncClip(Ivlp):
         self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: SyncClipSettings
     ) -> None:
         super().__init__(clip, classnames, base, template, settings)
+        if settings.class_vectors:
+            del self.text_prompts, self.tokens  # after the draws of random numbers, which determine the visual prompts
+            self.add_vectors((template,), raw=False)
         self.negatives = settings.negatives
         self.weights = {"synthetic": settings.synthetic_weight, "alignment": settings.alignment_weight}
         if settings.uses_teacher:
             self.weights = {**self.weights, "distillation": settings.distillation_weight}
         self.has_several_image_features = settings.test_domain == "both"
         self.synthetic_prompts = deep_prompts(len(self.vision_prompts), settings.domain_tokens, clip.vision.width)
+
+    def step_begins(self, step: int, steps: int) -> None:  # noqa: ARG002
+        if self.settings.class_vectors:
+            self.begin_vectors(step)
+
+    def text_features(self, classes: slice = slice(None)) -> Tensor:
+        return self.vector_features(classes) if self.settings.class_vectors else super().text_features(classes)
 
     def domain_prompts(self, domains: Tensor) -> list[Tensor]:
         """Return each block's prompts (B, N, width), selected by image domain."""

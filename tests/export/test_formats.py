@@ -191,6 +191,8 @@ DOMAIN_RANK, DOMAIN_TOKENS = "methods.cliplora.domain_rank=1", "methods.mmrl.dom
     ("kind", "method", "overrides"),
     [
         ("onnx", "syncclip", []),
+        ("onnx", "syncclip", ["methods.syncclip.class_vectors=true"]),
+        ("torch", "syncclip", ["methods.syncclip.test_domain=both"]),
         ("onnx", "cliplora", [DOMAIN_RANK]),
         ("torch", "mmrl", [DOMAIN_TOKENS]),
         ("torch", "tip", []),
@@ -261,8 +263,13 @@ def test_the_examples_in_the_docs_run(
     assert float(probability[0]) == pytest.approx(model.classify(tmp_path / "bus.jpg")[0].probability, abs=0.01)
 
 
-def test_exported_vectors_classify_image_features(train: Train, images: Path, tmp_path: Path) -> None:
-    model, files = load(train("training.method=kgcoop").url), sorted(images.iterdir())
+@pytest.mark.parametrize(
+    "overrides", [["training.method=kgcoop"], ["training.method=syncclip", "methods.syncclip.class_vectors=true"]]
+)
+def test_exported_vectors_classify_image_features(
+    train: Train, images: Path, tmp_path: Path, overrides: list[str]
+) -> None:
+    model, files = load(train(*overrides).url), sorted(images.iterdir())
     vectors = load_file(export(model, "vectors", str(tmp_path / "out")))
     scores = np.exp(vectors["logit_scale"] * model.image_features(files) @ vectors["class_vectors"].T)
     np.testing.assert_allclose(scores / scores.sum(axis=1, keepdims=True), model.probabilities(files), rtol=1e-4)

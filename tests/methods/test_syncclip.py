@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import log_softmax, normalize
+from torch.nn.functional import cross_entropy, log_softmax, normalize
 
 from syncclip.clip.prompted import PromptedClip
 from syncclip.methods import build_method
@@ -90,6 +90,55 @@ def test_test_domain_does_not_change_the_loss(clip: PromptedClip) -> None:
     assert all(torch.equal(real[name], both[name]) for name in real)
 
 
+def with_vectors(clip: PromptedClip) -> tuple[SyncClip, SyncClip]:
+    """SYNC-CLIP with class vectors before its first step, and with text prompts."""
+    methods = []
+    for class_vectors in (True, False):
+        method = build_method("syncclip", clip, DATASET, SyncClip.Settings(class_vectors=class_vectors), seed=1)
+        assert isinstance(method, SyncClip)
+        methods.append(method)
+    return methods[0], methods[1]
+
+
+def test_class_vectors_start_as_unit_length_zero_shot_features(clip: PromptedClip) -> None:
+    method, _ = with_vectors(clip)
+    expected = build_method("zeroshot", clip, DATASET).text_features()
+    torch.testing.assert_close(method.text_features(), expected)
+    assert not method.vectors.any()
+    method.step_begins(0, 9)
+    torch.testing.assert_close(method.vectors.detach(), expected.detach())
+    learned = method.vectors.detach() + 1
+    with torch.no_grad():
+        method.vectors.copy_(learned)
+    method.step_begins(1, 9)
+    assert torch.equal(method.vectors.detach(), learned)
+    torch.testing.assert_close(method.text_features(), normalize(learned, dim=-1))
+
+
+def test_class_vectors_replace_only_the_text_prompts(clip: PromptedClip) -> None:
+    method, prompted = with_vectors(clip)
+    state, other = method.state_dict(), prompted.state_dict()
+    assert state.keys() - other.keys() == {"vectors"}
+    assert other.keys() - state.keys() == {name for name in other if name.startswith("text_prompts")}
+    assert all(torch.equal(state[name], other[name]) for name in state.keys() & other.keys())
+    method.step_begins(0, 9)
+    images, losses = batch(), method.loss(batch())
+    assert losses.keys() == {"real", "synthetic", "alignment", "total"}
+    assert torch.equal(losses["alignment"], prompted.loss(images)["alignment"])
+    scores = method.scores(method.image_features(images.images, images.domains), method.vectors)
+    torch.testing.assert_close(losses["real"], cross_entropy(scores[:4, :3], images.labels[:4]))
+
+
+def test_class_vectors_have_the_gradient_of_the_losses(clip: PromptedClip) -> None:
+    method, _ = with_vectors(clip)
+    method.step_begins(0, 9)
+    method.loss(batch(4, 0, 0))["total"].backward()
+    gradient = method.vectors.grad
+    assert gradient is not None and gradient.any(dim=1).tolist() == [True, True, True, False, False]
+    method.loss(batch())["total"].backward()
+    assert all(p.grad is not None and p.grad.any() for p in method.parameters())
+
+
 @pytest.mark.parametrize("k", [0, 4])
 def test_all_visual_prompts_may_be_shared_or_domain_specific(clip: PromptedClip, k: int) -> None:
     method, mixed = build_method("syncclip", clip, DATASET, SyncClip.Settings(domain_tokens=k)), batch()
@@ -166,5 +215,5 @@ def test_real_images_have_no_distillation(clip: PromptedClip) -> None:
 
 def test_settings_of_distillation_are_serialised_only_if_set() -> None:
     default = SyncClip.Settings().model_dump()
-    assert not {"distillation_weight", "temperature", "test_domain"} & default.keys()
+    assert not {"distillation_weight", "temperature", "test_domain", "class_vectors"} & default.keys()
     assert SyncClip.Settings(distillation_weight=0.5).model_dump().keys() - default.keys() == {"distillation_weight"}

@@ -17,6 +17,7 @@ from syncclip.methods.mma import Mma
 from syncclip.methods.mmrl import Mmrl
 from syncclip.methods.probe import Probe
 from syncclip.methods.promptsrc import PromptSrc
+from syncclip.methods.syncclip import SyncClip
 from syncclip.methods.tcp import Tcp
 from syncclip.methods.tip import Tip
 from syncclip.stream.loader import LostLoaderError
@@ -29,6 +30,7 @@ CASES: dict[str, tuple[str, str, MethodSettings | None]] = {
     "ivlp on real": ("ivlp", "real", None),
     "ivlp on synthetic": ("ivlp", "synthetic", None),
     "syncclip": ("syncclip", "both", None),
+    "syncclip with class vectors": ("syncclip", "both", SyncClip.Settings(class_vectors=True)),
     "promptsrc": (
         "promptsrc",
         "both",
