@@ -30,7 +30,7 @@ from syncclip.inference.soft_labels import problems_of_teacher, teacher_files_am
 from syncclip.interop.dassl import BEST
 from syncclip.interop.exports import CARD
 from syncclip.runs.classes import CLASSES
-from syncclip.runs.evaluate import TRANSFER, results_owner
+from syncclip.runs.evaluate import TEST_DOMAINS, TRANSFER, results_owner
 from syncclip.runtime.progress import Progress
 from syncclip.shards.index import COLUMNS, INDEX, Index, read_index, shards_by_markers
 from syncclip.shards.markers import markers
@@ -128,11 +128,13 @@ class _Folder:
             return {storage.identity(self.name)}
         if self.parent is not None and self.name == CHECKPOINTS and (run := self.parent.owners.get(RECORD)):
             return {run}
-        run_folder = None if self.parent is None or self.parent.name != TRANSFER else self.parent.parent
+        kind = None if self.parent is None else self.parent.name
+        run_folder = self.parent.parent if self.parent is not None and kind in (TRANSFER, TEST_DOMAINS) else None
         if run_folder is not None and RECORD in run_folder.owners:
             record = RunFolder(run_folder.url, "", "").record()
             assert record is not None
-            return {results_owner(RunFolder(run_folder.url, record.name, record.recipe_hash), self.name)}
+            transfer = self.name if kind == TRANSFER else None
+            return {results_owner(RunFolder(run_folder.url, record.name, record.recipe_hash), transfer)}
         return set()
 
 

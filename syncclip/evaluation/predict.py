@@ -30,6 +30,7 @@ from syncclip.runtime.threads import thread_pool
 
 if TYPE_CHECKING:
     from syncclip.methods import Method
+    from syncclip.methods.settings import TestDomain
     from syncclip.shards.reader import ImageSet
 
 
@@ -80,7 +81,8 @@ def predict(
     part: int = 0,
     parts: int = 1,
     temperature: float = 1.0,
-) -> Predictions:
+    domains: Sequence[TestDomain | None] = (None,),
+) -> list[Predictions]:
     """Predict all images, or one of several parts; class names are encoded only once.
 
     Predictions are bit-identical for any number of parts, because each part consists of whole batches. If there are
@@ -96,6 +98,10 @@ def predict(
         candidates: ids of the candidate classes, which must include all labels; None: all classes.
         part, parts: index of this part, starting at 0, and number of parts.
         temperature: calibration temperature, by which the logits are divided.
+        domains: domains whose prompts encode the images (see `Method.logits_by_domain`); None: the method's default.
+
+    Returns:
+        One `Predictions` per domain. Images are decoded and transformed once.
 
     Raises:
         UserError: there are no images, or an image is unreadable.
@@ -106,11 +112,12 @@ def predict(
     slices = batches(len(images), batch, part, parts)
     rows = np.concatenate([np.arange(0), *(np.arange(each.start, each.stop) for each in slices)])
     empty = torch.zeros(0, len(method.classnames), dtype=torch.float64)
-    batch_columns = [_predict(empty, labels[:0], base, None)]
-    for each, logits in _logits(method, images, transform, slices, threads):
-        batch_columns.append(_predict(logits / temperature, labels[each], base, candidates))
-    columns = (torch.cat(column).numpy() for column in zip(*batch_columns, strict=True))
-    return Predictions(rows, labels.numpy()[rows], *columns)
+    of_domains = [[_predict(empty, labels[:0], base, None)] for _ in domains]
+    for each, logits in _logits(method, images, transform, slices, threads, domains):
+        for batch_columns, of_domain in zip(of_domains, logits, strict=True):
+            batch_columns.append(_predict(of_domain / temperature, labels[each], base, candidates))
+    columns = [[torch.cat(column).numpy() for column in zip(*each, strict=True)] for each in of_domains]
+    return [Predictions(rows, labels.numpy()[rows], *each) for each in columns]
 
 
 def fit_temperature(
@@ -132,7 +139,7 @@ def fit_temperature(
             "evaluation.calibrate: there are no validation images of base classes to fit the temperature; add images "
             "or set evaluation.calibrate=false"
         )
-    batch_logits = [logits for _, logits in _logits(method, images, transform, batches(len(images), batch), threads)]
+    batch_logits = [logits for _, (logits,) in _logits(method, images, transform, batches(len(images), batch), threads)]
     logits, target = torch.cat(batch_logits)[of_base], labels[of_base, None]
     low, high = 1e-2, 1e2
     for _ in range(60):
@@ -148,8 +155,10 @@ def _logits(
     transform: Callable[[Image.Image], Tensor],
     slices: Sequence[slice],
     threads: int,
-) -> Iterator[tuple[slice, Tensor]]:
-    """Yield each slice of rows with its (B, C) logits in double precision, and decode the next batch in a thread."""
+    domains: Sequence[TestDomain | None] = (None,),
+) -> Iterator[tuple[slice, list[Tensor]]]:
+    """Yield each slice of rows with its (B, C) logits in double precision for each domain, and decode the next batch in
+    a thread."""
 
     def load(rows: slice) -> Tensor:
         return torch.stack([transform(images.image(row)) for row in range(rows.start, rows.stop)])
@@ -162,7 +171,8 @@ def _logits(
             pixels = pending.pop().result()
             if following is not None:
                 pending.append(decoder.submit(load, following))
-            yield rows, method.logits(pixels.to(method.clip.device)).double().cpu()
+            logits = method.logits_by_domain(pixels.to(method.clip.device), domains)
+            yield rows, [of_domain.double().cpu() for of_domain in logits]
     method.train(training)
 
 

@@ -3,7 +3,8 @@
 settings                               hyperparameters and defaults of all methods (`ClipLoraSettings.rank`, ...)
 registry                               names and construction of the methods
 base, adapted                          base classes
-prompts, frozen, parallel              learnable prompts, hand-written prompts, parallel encoding
+prompts, class_vectors                 learnable prompts and class vectors
+frozen, parallel                       hand-written prompts, parallel encoding
 
 `settings` must not import torch, since recipes are validated without torch. This package exports the names required by
 custom methods and imports them lazily.

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from syncclip.clip.prompted import PromptedClip
 from syncclip.methods.parallel import WorkSplit
-from syncclip.methods.settings import MethodSettings
+from syncclip.methods.settings import MethodSettings, TestDomain
 
 
 class TrainingBatch(Protocol):
@@ -57,16 +57,17 @@ class Method(nn.Module):
         weights: weights of loss terms by name; a missing term has weight 1.
         work: how a training step is split across ranks and chunks; set by the training loop.
         prepares: number of augmented views of the training images required by `prepare`.
+        prepares_all: whether each view contains every selected synthetic image instead of those of the first epoch.
         trains: whether to run training steps after `prepare`.
     """
 
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
     text_depends_on_image: ClassVar[bool] = False
     has_extra_scores: ClassVar[bool] = False
-    has_several_image_features: ClassVar[bool] = False
+    has_several_image_features: bool = False
     clip: PromptedClip
     prepares: int = 0
-    trains: bool = True
+    prepares_all: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -83,7 +84,7 @@ class Method(nn.Module):
         self.classnames = list(classnames)
         self.base = self.known = base
         self.template = template
-        self.settings = settings
+        self.settings, self.trains = settings, settings.trains
         self.weights: Mapping[str, float] = {}
         self.work = WorkSplit()
         self._cached_text: tuple[tuple[int, ...], Tensor] | None = None
@@ -132,6 +133,14 @@ class Method(nn.Module):
         """Return the `logits` (B, C), given precomputed text features (C, D) of all classes."""
         return self.scores(self.image_features(images, domains), text)
 
+    def logits_by_domain(self, images: Tensor, domains: Sequence[TestDomain | None]) -> list[Tensor]:
+        """Return the `logits` (B, C) of test images encoded with the prompts of each domain (None: the default).
+
+        Overridden by methods whose settings list several `test_domains`.
+        """
+        assert {*domains} <= {None}, domains
+        return [self.logits(images)]
+
     def candidates(self, batch: TrainingBatch) -> int:
         """Return the number of candidate classes: all classes if the batch contains synthetic images, otherwise base
         classes."""
@@ -155,8 +164,10 @@ class Method(nn.Module):
         so results must be deterministic and identical on all ranks.
 
         Args:
-            views: passes over this rank's batches in the first epoch. All passes contain the same images in the same
-                order, with different augmentations. Real images that pad the last batch have label -1.
+            views: passes over this rank's batches in the first epoch or, with `prepares_all`, over all of its real and
+                then all of its synthetic images. All passes contain the same images in the same order, with different
+                augmentations. Images that pad the last batch of a pass have label -1; without `prepares_all`, this
+                applies to real images only.
         """
 
     def meet_teacher(self, class_vectors: Tensor) -> None:

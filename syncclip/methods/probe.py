@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from syncclip.clip.prompted import PromptedClip
-from syncclip.methods.base import Method, TrainingBatch
-from syncclip.methods.frozen import FrozenTexts, feature_length
+from syncclip.methods.base import TrainingBatch
+from syncclip.methods.class_vectors import ClassVectors
 from syncclip.methods.settings import ProbeSettings
 
 
-class Probe(Method):
+class Probe(ClassVectors):
     """Linear probe initialised from the zero-shot classifier, optionally with the CLAP constraint (arXiv 2312.12730).
 
     Each class vector w is initialised with t, the mean of the class's raw prompt features, and normalised in the
@@ -41,22 +41,16 @@ class Probe(Method):
         self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: ProbeSettings
     ) -> None:
         super().__init__(clip, classnames, base, template, settings)
-        self.start = FrozenTexts(clip, classnames, settings.templates or (template,), raw=True)
-        self.vectors = nn.Parameter(torch.zeros(len(classnames), feature_length(clip)))  # set in the first step
-        self.begun = False
+        self.add_vectors(settings.templates or (template,), raw=True)
         self.constrained, self.prepares = settings.constraint, int(settings.constraint)
         if self.constrained:
             self.register_buffer("multipliers", torch.zeros(len(classnames)), persistent=False)
 
     def step_begins(self, step: int, steps: int) -> None:  # noqa: ARG002
-        self.begun = True
-        if step == 0:
-            with torch.no_grad():
-                self.vectors.copy_(self.start())
+        self.begin_vectors(step)
 
     def text_features(self, classes: slice = slice(None)) -> Tensor:
-        vectors = self.vectors if self.begun or self.vectors.any() else self.start()
-        return normalize(vectors[classes], dim=-1)
+        return self.vector_features(classes)
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
         terms = super().terms(batch)

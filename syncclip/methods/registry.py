@@ -9,6 +9,7 @@ import torch
 
 from syncclip.clip.prompted import PromptedClip
 from syncclip.methods.base import Method
+from syncclip.methods.classmeans import ClassMeans
 from syncclip.methods.cliplora import ClipLora
 from syncclip.methods.cocoop import CoCoOp
 from syncclip.methods.coop import CoOp
@@ -40,6 +41,7 @@ METHODS: dict[str, type[Method]] = {
     "syncclip": SyncClip,
     "probe": Probe,
     "tip": Tip,
+    "classmeans": ClassMeans,
     "cliplora": ClipLora,
     "twostage": TwoStage,
     "mma": Mma,

@@ -18,6 +18,8 @@ from syncclip.core.validation_errors import explain
 
 DataUse = Literal["real", "synthetic", "both"]
 Negatives = Literal["hardest", "all"]
+TestDomain = Literal["real", "synthetic", "both"]
+"""Domain whose prompts encode test images; "both" averages the logits of both domains."""
 Phrase = Annotated[str, StringConstraints(strip_whitespace=True)]
 Towers = Literal["both", "text", "vision"]
 Projection = Literal["q", "k", "v", "out"]
@@ -59,6 +61,16 @@ class MethodSettings(Settings):
     def uses_teacher(self) -> bool:
         """Whether the method trains on a teacher's soft labels for the synthetic images."""
         return False
+
+    def test_domains(self, data: str) -> tuple[TestDomain, ...]:  # noqa: ARG002
+        """Return the test domains whose prompts are trained on `data` (see `training.data`); by default none, for
+        methods without domain-specific prompts."""
+        return ()
+
+    @property
+    def trains(self) -> bool:
+        """Whether the method runs training steps after its preparation."""
+        return True
 
     @property
     def is_stochastic(self) -> bool:
@@ -230,10 +242,21 @@ class SyncClipSettings(IvlpSettings):
     distillation."""
     temperature: float = added(1.0, gt=0)
     """Distillation temperature for teacher and student."""
+    class_vectors: bool = added(False)
+    """Learn one vector per class, initialised with the unit-length feature of the dataset's template, in place of the
+    text prompts (an extension)."""
+    test_domain: TestDomain = added("real")
+    """Domain whose visual prompts encode test images: "real" as published, "synthetic", or "both", which averages the
+    logits of both domains (an extension)."""
 
     @property
     def uses_teacher(self) -> bool:
         return self.distillation_weight > 0
+
+    def test_domains(self, data: str) -> tuple[TestDomain, ...]:
+        """Return the trained domains; real-domain prompts are also available with their initial values."""
+        synthetic: tuple[TestDomain, ...] = ("synthetic",) if data in ("synthetic", "both") else ()
+        return ("real", *synthetic, "both") if data == "both" else ("real", *synthetic)
 
     @model_validator(mode="after")
     def _check_domain_tokens(self) -> SyncClipSettings:
@@ -286,6 +309,25 @@ class TipSettings(MethodSettings):
     def optimisation(self) -> Optimisation:
         """AdamW with a per-step cosine learning-rate schedule."""
         return Optimisation("adamw", weight_decay=0.01, eps=1e-4, by_step=True)
+
+    @property
+    def trains(self) -> bool:
+        return self.finetune
+
+
+class ClassMeansSettings(MethodSettings):
+    """Section `methods.classmeans`."""
+
+    text_weight: float = Field(0.5, ge=0, le=1)
+    """Weight w of a class's text feature in its class vector; the mean image feature has weight 1 - w."""
+    views: int = Field(10, ge=1)
+    """Number of augmented views per training image."""
+    templates: tuple[Template, ...] | None = Field(None, min_length=1)
+    """Prompt templates with `{}` for the class name, whose features are averaged (default: the dataset's template)."""
+
+    @property
+    def trains(self) -> bool:
+        return False
 
 
 class ClipLoraSettings(MethodSettings):
@@ -467,6 +509,8 @@ class MethodsSettings(Settings):
     """Linear probe: a learned vector for each class (arXiv 2312.12730)."""
     tip: TipSettings = TipSettings()
     """Zero-shot CLIP with a cache of image features, optionally fine-tuned (arXiv 2207.09519)."""
+    classmeans: ClassMeansSettings = added(ClassMeansSettings())
+    """Mean image feature of each class, mixed with its prompt feature, without training steps."""
     cliplora: ClipLoraSettings = ClipLoraSettings()
     """Low-rank updates of the attention in both towers (arXiv 2405.18541)."""
     twostage: TwoStageSettings = TwoStageSettings()

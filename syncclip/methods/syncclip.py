@@ -10,22 +10,26 @@ from torch.nn.functional import cross_entropy, relu
 
 from syncclip.clip.prompted import PromptedClip
 from syncclip.methods.base import Method, TrainingBatch
+from syncclip.methods.class_vectors import ClassVectors
 from syncclip.methods.ivlp import Ivlp
 from syncclip.methods.promptkd import distillation
 from syncclip.methods.prompts import deep_prompts
-from syncclip.methods.settings import Negatives, SyncClipSettings
+from syncclip.methods.settings import Negatives, SyncClipSettings, TestDomain
 
 
-class SyncClip(Ivlp):
+class SyncClip(ClassVectors, Ivlp):
     """SYNC-CLIP (arXiv 2312.03805): visual prompts with domain-specific and shared parts.
 
     Each prompted block has a prompt R for real images and k tokens S for synthetic images. Real images are encoded with
     R, and synthetic images with S followed by R[k:]. R[:k] and S are domain-specific, whereas R[k:] and the text
-    prompts are shared. Test images are treated as real.
+    prompts are shared. Test images are treated as real; `test_domain` is an extension that selects the prompts of the
+    synthetic domain, or averages the logits of both domains.
 
     The losses are cross entropy on real images over the base classes, cross entropy on synthetic images of base and
     novel classes over all classes, and domain alignment. A fourth loss, which is not in the paper and is disabled by
     default, is the KL divergence from a teacher on synthetic images over all classes.
+
+    With `class_vectors`, another extension, a learned vector per class replaces the text prompts.
     """
 
     Settings = SyncClipSettings
@@ -35,11 +39,22 @@ class SyncClip(Ivlp):
         self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: SyncClipSettings
     ) -> None:
         super().__init__(clip, classnames, base, template, settings)
+        if settings.class_vectors:
+            del self.text_prompts, self.tokens  # after the draws of random numbers, which determine the visual prompts
+            self.add_vectors((template,), raw=False)
         self.negatives = settings.negatives
         self.weights = {"synthetic": settings.synthetic_weight, "alignment": settings.alignment_weight}
         if settings.uses_teacher:
             self.weights = {**self.weights, "distillation": settings.distillation_weight}
+        self.has_several_image_features = settings.test_domain == "both"
         self.synthetic_prompts = deep_prompts(len(self.vision_prompts), settings.domain_tokens, clip.vision.width)
+
+    def step_begins(self, step: int, steps: int) -> None:  # noqa: ARG002
+        if self.settings.class_vectors:
+            self.begin_vectors(step)
+
+    def text_features(self, classes: slice = slice(None)) -> Tensor:
+        return self.vector_features(classes) if self.settings.class_vectors else super().text_features(classes)
 
     def domain_prompts(self, domains: Tensor) -> list[Tensor]:
         """Return each block's prompts (B, N, width), selected by image domain."""
@@ -50,9 +65,33 @@ class SyncClip(Ivlp):
         ]
 
     def image_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:
+        """Return the raw features (B, D), by default with the prompts of the test domain (real if it is "both")."""
         if domains is None:
-            return super().image_features(images)
+            return self._features_of("synthetic" if self.settings.test_domain == "synthetic" else "real", images)
         return self.clip.encode_images(images, self.domain_prompts(domains))
+
+    def _features_of(self, domain: TestDomain, images: Tensor) -> Tensor:
+        """Return the raw features (B, D) of images that all belong to one domain."""
+        if domain == "real":
+            return super().image_features(images)
+        pairs = zip(self.vision_prompts, self.synthetic_prompts, strict=True)
+        return self.clip.encode_images(images, [torch.cat([own, real[len(own) :]]) for real, own in pairs])
+
+    def logits_given(self, text: Tensor, images: Tensor, domains: Tensor | None = None) -> Tensor:
+        if domains is not None:
+            return super().logits_given(text, images, domains)
+        return self._logits_of(text, images, [None])[0]
+
+    def logits_by_domain(self, images: Tensor, domains: Sequence[TestDomain | None]) -> list[Tensor]:
+        return self._logits_of(self._text_features_once(), images, domains)
+
+    def _logits_of(self, text: Tensor, images: Tensor, domains: Sequence[TestDomain | None]) -> list[Tensor]:
+        """Return the logits (B, C) for each test domain (None: `test_domain`); each domain is encoded once."""
+        wanted = [domain or self.settings.test_domain for domain in domains]
+        names: tuple[TestDomain, ...] = ("real", "synthetic")
+        encoded = [name for name in names if {name, "both"} & {*wanted}]
+        single = {name: self.scores(self._features_of(name, images), text) for name in encoded}
+        return [torch.stack(list(single.values())).mean(0) if name == "both" else single[name] for name in wanted]
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
         features = self.loss_features(batch.images, batch.domains)  # all groups in one pass

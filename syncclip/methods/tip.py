@@ -37,13 +37,14 @@ class Tip(Method):
     """
 
     Settings = TipSettings
+    prepares_all = True
 
     def __init__(
         self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: TipSettings
     ) -> None:
         super().__init__(clip, classnames, base, template, settings)
         self.alpha, self.beta = settings.alpha, settings.beta
-        self.prepares, self.trains = settings.views, settings.finetune
+        self.prepares = settings.views
         self.texts = FrozenTexts(clip, classnames, settings.templates or [template], directions=True)
         self.keys = nn.Parameter(torch.zeros(len(classnames), settings.cache_size, feature_length(clip)))
 

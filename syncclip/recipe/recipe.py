@@ -85,12 +85,23 @@ class Recipe(Settings):
     def _check_method(self) -> Recipe:
         method, data = self.training.method, self.training.data
         try:
-            uses = self.methods.of(method).data
+            settings = self.methods.of(method)
         except UserError as error:
             raise KeyedError("training.method", str(error)) from error
+        uses = settings.data
         if uses and ("real" if data == "all_real" else data) not in uses:
             choice = " or ".join(map(repr, uses))
             raise KeyedError("training.data", f"{method!r} cannot train on {data!r}; use {choice}")
+        available = settings.test_domains(data)
+        requested = [("evaluation.test_domains", domain) for domain in self.evaluation.test_domains]
+        if domain := getattr(settings, "test_domain", None):
+            requested.append((f"methods.{method}.test_domain", domain))
+        for key, domain in requested:
+            if domain not in available:
+                if not available:
+                    raise KeyedError(key, f"{method!r} has no domain-specific prompts; remove this setting")
+                choice = " or ".join(map(repr, available))
+                raise KeyedError(key, f"{method!r} on {data!r} does not train prompts for {domain!r}; use {choice}")
         if self.uses_teacher and self.training.teacher is None:
             reason = "requires a teacher; create one with `syncclip teacher RUN SET`, and set this key to its folder"
             raise KeyedError("training.teacher", f"{method!r} {reason}")
@@ -189,7 +200,9 @@ class Recipe(Settings):
     def warmup_warning(self) -> str | None:
         """Warning that the run ends before the learning rate reaches its peak; None otherwise."""
         method = self.methods.of(self.training.method)
-        return warmup_warning(self.training, method.learning_rate, method.optimisation) if method.data else None
+        if not (method.data and method.trains):
+            return None
+        return warmup_warning(self.training, method.learning_rate, method.optimisation)
 
     def warmup_warnings_of_configurations(self) -> list[str]:
         """Return the study's warm-up warnings, each prefixed with the names of the affected configurations."""

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
 from syncclip.core.settings import Settings, added
+from syncclip.methods.settings import TestDomain
 
 UNTRAINED = "zeroshot"
 """Untrained baseline; a single run covers all numbers of images and all seeds."""
@@ -28,6 +29,9 @@ class Configuration(Settings):
     """Subset of `study.images_per_class` for this configuration; default: all of `study.images_per_class`."""
     overrides: dict[str, Any] = Field(default={})
     """Recipe values to override for this configuration, e.g. `{methods.syncclip.learning_rate: 0.02}`."""
+    test_domains: list[TestDomain] = added([])
+    """Domains whose prompts additionally encode the test images (see `methods.syncclip.test_domain`); each domain adds
+    a configuration `NAME@DOMAIN` to tables and comparisons, without another training run."""
     search_space: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default={})
     """Hyperparameter search space for `syncclip tune`: a list of values per key, with keys as in `overrides`. All
     combinations are evaluated on the validation split."""
@@ -45,6 +49,15 @@ class Configuration(Settings):
                 "'_'"
             )
         return configuration
+
+    @property
+    def evaluated(self) -> dict[TestDomain | None, Configuration]:
+        """Configurations in the results: this one (None), and one for each test domain."""
+        none: dict[TestDomain | None, Configuration] = {None: self}
+        return none | {
+            domain: self.model_copy(update={"name": f"{self.name}@{domain}", "test_domains": []})
+            for domain in self.test_domains
+        }
 
     @property
     def trained(self) -> bool:
@@ -119,10 +132,15 @@ class StudySettings(Settings):
         for key, values in (("images_per_class", self.images_per_class), ("seeds", self.seeds)):
             if len(set(values)) < len(values):
                 raise ValueError(f"{key} contains duplicates: {values}")
-        names = [configuration.name for configuration in self.configurations]
+        names = [configuration.name for configuration in self.evaluated]
         if duplicates := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two configurations are named {duplicates[0]!r}; set a unique `name`")
         return self
+
+    @property
+    def evaluated(self) -> list[Configuration]:
+        """Configurations in tables and comparisons, including one for each additional test domain."""
+        return [each for configuration in self.configurations for each in configuration.evaluated.values()]
 
     @property
     def amounts(self) -> list[int]:

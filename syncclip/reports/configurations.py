@@ -27,6 +27,7 @@ _METHODS = {
     "syncclip": "SYNC-CLIP",
     "probe": "Linear probe",
     "tip": "Tip-Adapter",
+    "classmeans": "Class means",
     "cliplora": "CLIP-LoRA",
     "twostage": "2SFS",
     "mma": "MMA",

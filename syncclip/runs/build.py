@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.datasets.dataset import ImageView, Split
 from syncclip.evaluation.predict import Predictions, fit_temperature, predict, results
 from syncclip.methods import Method, build_method
+from syncclip.methods.settings import TestDomain
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.data import mixed_sets, read_through, real_sources, shard_cache, synthetic_sources
 from syncclip.runs.resolve import from_spec
@@ -91,16 +93,24 @@ def build_stream(
 
 def validation_accuracy(recipe: Recipe, run: RunParts) -> float:
     """Compute the method's current validation accuracy in per cent, with all classes as candidates."""
-    numbers = results(predictions(recipe, run, "val"), run.method.classnames, len(run.dataset.base))
+    numbers = results(predictions(recipe, run, "val")[0], run.method.classnames, len(run.dataset.base))
     return float(numbers["all_classes_accuracy"])
 
 
-def predictions(recipe: Recipe, run: RunParts, split: Split, part: int = 0, parts: int = 1) -> Predictions:
-    """Classify the images of a split, or one of `parts` parts of them; see `predict`."""
+def predictions(
+    recipe: Recipe,
+    run: RunParts,
+    split: Split,
+    part: int = 0,
+    parts: int = 1,
+    domains: Sequence[TestDomain | None] = (None,),
+) -> list[Predictions]:
+    """Classify the images of a split, or one of `parts` parts of them, for each test domain; see `predict`."""
     images, batch, threads = run.dataset.split(split), recipe.evaluation.batch_size, recipe.training.threads
     base, only = len(run.dataset.base), run.dataset.only
+    backbone, method = run.backbone, run.method
     return predict(
-        run.method, images, base, run.backbone.preprocess, batch, threads, only, part, parts, run.temperature
+        method, images, base, backbone.preprocess, batch, threads, only, part, parts, run.temperature, domains
     )
 
 

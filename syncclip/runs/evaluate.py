@@ -16,6 +16,7 @@ from syncclip.core.custom_code import custom_code_reported
 from syncclip.core.session import Session, current
 from syncclip.datasets import DatasetSettings
 from syncclip.evaluation.predict import PREDICTIONS, RESULTS, Predictions, read_results, results, save_evaluation
+from syncclip.methods.settings import TestDomain
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.build import ModelCache, RunParts, build_parts, calibrated, predictions
 from syncclip.runs.classes import CLASSES, carry_over, describe, read_classes
@@ -29,6 +30,9 @@ from syncclip.training.trackers import show_results
 TRANSFER = "transfer"
 """Subfolder of a run folder for results on other datasets."""
 
+TEST_DOMAINS = "test_domains"
+"""Subfolder of a run folder for results with the prompts of the domains in `evaluation.test_domains`."""
+
 RETRIES = 4
 """Maximum number of retries of a Ray task whose process or machine was lost."""
 
@@ -38,13 +42,16 @@ def scored(
 ) -> dict[str, Any]:
     """Return the results of a finished run on its dataset; evaluate the run if the results are missing or outdated.
 
-    Results are outdated if they were computed with different evaluation settings. The run is also evaluated on each
+    Results are outdated if they were computed with different evaluation settings. With `evaluation.test_domains`, one
+    pass over the images gives the results for all domains. The run is also evaluated on each
     dataset in `evaluation.transfer` that has no results.
 
     Args:
         workers: number of workers across which the images are split; None: evaluate in this process.
     """
-    numbers = results_of(recipe, folder) or score(recipe, folder, cache, workers)
+    numbers = results_of(recipe, folder)
+    if numbers is None or missing_domains(recipe, folder):
+        numbers = score(recipe, folder, cache, workers)
     for name in missing_transfers(recipe, folder):
         transfer(recipe, folder, DatasetSettings(name=name, root=recipe.dataset.root), cache, workers)
     return numbers
@@ -96,9 +103,14 @@ def results_owner(folder: RunFolder, transfer: str | None = None) -> str:
 def results_of(recipe: Recipe, folder: RunFolder, transfer: str | None = None) -> dict[str, Any] | None:
     """Read a run's results on its own or a transfer dataset; return None if they are missing or outdated."""
     url = folder.url if transfer is None else transfer_url(folder.url, transfer)
+    return _current_results(recipe, url, results_owner(folder, transfer))
+
+
+def _current_results(recipe: Recipe, url: str, owner: str) -> dict[str, Any] | None:
+    """Read the results in a folder; return None if they are missing or outdated."""
     if not all(storage.exists(storage.join(url, name)) for name in (PREDICTIONS, RESULTS)):
         return None
-    numbers = read_results(storage.join(url, RESULTS), results_owner(folder, transfer))
+    numbers = read_results(storage.join(url, RESULTS), owner)
     same = numbers.get("split") == recipe.evaluation.split and numbers.get("bins") == recipe.evaluation.bins
     return numbers if same and ("temperature" in numbers) == recipe.evaluation.calibrate else None
 
@@ -108,17 +120,30 @@ def missing_transfers(recipe: Recipe, folder: RunFolder) -> Sequence[str]:
     return [name for name in recipe.evaluation.transfer if results_of(recipe, folder, name) is None]
 
 
+def domain_folder(folder: RunFolder, domain: TestDomain) -> RunFolder:
+    """Return the folder for a run's results with the prompts of a domain, which belongs to the same owner."""
+    return replace(folder, url=folder.path(TEST_DOMAINS, domain))
+
+
+def missing_domains(recipe: Recipe, folder: RunFolder) -> Sequence[TestDomain]:
+    """List the domains in `evaluation.test_domains` that have no results."""
+    folders = {domain: domain_folder(folder, domain) for domain in recipe.evaluation.test_domains}
+    return [name for name, each in folders.items() if _current_results(recipe, each.url, each.owner) is None]
+
+
 def done(recipe: Recipe, folder: RunFolder) -> bool:
     """Return whether a resolved run has been trained and evaluated on all of its datasets, and has a contents file."""
     if not folder.finished(folder.open()) or not storage.exists(folder.path(CONTENTS)):
         return False
-    return results_of(recipe, folder) is not None and not missing_transfers(recipe, folder)
+    if results_of(recipe, folder) is None or missing_domains(recipe, folder):
+        return False
+    return not missing_transfers(recipe, folder)
 
 
 def _evaluate(
     recipe: Recipe, folder: RunFolder, parts: RunParts, dataset: str | None, workers: int | None
 ) -> dict[str, Any]:
-    """Classify all images in the evaluation split, and write the predictions and results.
+    """Classify all images in the evaluation split, and write the predictions and results for each test domain.
 
     Args:
         dataset: name of the transfer dataset; None: the run's own dataset.
@@ -127,17 +152,22 @@ def _evaluate(
     owner = results_owner(folder, dataset)
     evaluation, method = recipe.evaluation, parts.method
     images = len(parts.dataset.split(evaluation.split))
+    domains = (None, *evaluation.test_domains) if dataset is None else (None,)
     if workers is None or not images:
-        predicted = predictions(recipe, parts, evaluation.split)
+        by_domain = predictions(recipe, parts, evaluation.split, domains=domains)
     else:
         prompts = storage.read_verified(folder.path(PROMPTS), folder.owner)
-        predicted = shared_predictions(recipe, prompts, workers, images, parts.temperature)
-    numbers = results(predicted, method.classnames, len(parts.dataset.base), evaluation.bins)
+        by_domain = shared_predictions(recipe, prompts, workers, images, parts.temperature, domains)
     record = folder.record()
     settings = {"run": folder.name, "split": evaluation.split, "bins": evaluation.bins, "seen": record and record.seen}
     settings |= {"temperature": parts.temperature} if evaluation.calibrate else {}
-    numbers = {**settings, **numbers}
-    save_evaluation(url, numbers, predicted, owner)
+    for domain, predicted in zip(domains, by_domain, strict=True):
+        numbers = results(predicted, method.classnames, len(parts.dataset.base), evaluation.bins)
+        if domain is None:
+            save_evaluation(url, {**settings, **numbers}, predicted, owner)
+        else:
+            target = domain_folder(folder, domain).url
+            save_evaluation(target, {**settings, "test_domain": domain, **numbers}, predicted, owner)
     numbers = read_results(storage.join(url, RESULTS), owner)
     if dataset is None:
         show_results(folder, recipe.training, numbers, print_message)
@@ -150,8 +180,13 @@ def transfer_url(run_url: str, name: str) -> str:
 
 
 def shared_predictions(
-    recipe: Recipe, prompts: bytes, workers: int, images: int, temperature: float = 1.0
-) -> Predictions:
+    recipe: Recipe,
+    prompts: bytes,
+    workers: int,
+    images: int,
+    temperature: float = 1.0,
+    domains: Sequence[TestDomain | None] = (None,),
+) -> list[Predictions]:
     """Classify all images in the evaluation split with Ray tasks, which are pure functions and can be retried.
 
     Args:
@@ -171,18 +206,27 @@ def shared_predictions(
         )
         try:
             parts = ray.get(
-                [remote.remote(recipe, prompts, part, workers, current(), temperature) for part in range(workers)]
+                [
+                    remote.remote(recipe, prompts, part, workers, current(), temperature, domains)
+                    for part in range(workers)
+                ]
             )
         except ray.exceptions.RayTaskError as error:
             raise unwrapped(error) from error
-    return Predictions.joined(parts, images)
+    return [Predictions.joined(of_domain, images) for of_domain in zip(*parts, strict=True)]
 
 
 def predict_part(
-    recipe: Recipe, prompts: bytes, part: int, parts: int, session: Session, temperature: float = 1.0
-) -> Predictions:
+    recipe: Recipe,
+    prompts: bytes,
+    part: int,
+    parts: int,
+    session: Session,
+    temperature: float = 1.0,
+    domains: Sequence[TestDomain | None] = (None,),
+) -> list[Predictions]:
     """Body of a Ray task: classify one of `parts` parts of the images."""
     with session, custom_code_reported():
         run = replace(build_parts(recipe), temperature=temperature)
         run.method.load_state_dict(safetensors.torch.load(prompts))
-        return predictions(recipe, run, recipe.evaluation.split, part, parts)
+        return predictions(recipe, run, recipe.evaluation.split, part, parts, domains)

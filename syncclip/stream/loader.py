@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from syncclip.stream.mixed import MixedStream
 
 
-Position = tuple[int, int]  # epoch, step
-
-
 class LostLoaderError(RuntimeError):
     """Raised if a loader process exits unexpectedly; its batches can be recomputed."""
 
@@ -58,32 +55,41 @@ def batches(
         prepared = _by_processes(stream, first, last, processes, threads)
     else:
         positions = (divmod(number, stream.steps_per_epoch) for number in range(first, last))
-        prepared = _by_threads(stream, positions, threads)
+        prepared = _by_threads(((*position, partial(stream.batch, *position)) for position in positions), threads)
     yield from _pinned(prepared) if pin_memory else prepared
 
 
-def views(stream: MixedStream, count: int, threads: int = 0) -> Iterator[Iterator[Batch]]:
+def views(stream: MixedStream, count: int, threads: int = 0, whole: bool = False) -> Iterator[Iterator[Batch]]:
     """Yield `count` passes over all real images, in the same order but with different augmentations.
 
     Repeated images within a pass have the label -1, since each real image must be counted only once.
+
+    Args:
+        whole: whether a pass contains each selected synthetic image once, in batches of their own, instead of those of
+            the first epoch.
     """
-    return (_view(stream, view, threads) for view in range(count))
+    return ((_whole_view if whole else _view)(stream, view, threads) for view in range(count))
+
+
+def _whole_view(stream: MixedStream, view: int, threads: int) -> Iterator[Batch]:
+    calls = ((0, step, partial(stream.batch_of_pass, step, view)) for step in range(stream.order.steps_per_pass))
+    return (batch for _, _, batch in _by_threads(calls, threads))
 
 
 def _view(stream: MixedStream, view: int, threads: int) -> Iterator[Batch]:
     length = stream.steps_per_epoch
     positions = (divmod(step, length) for step in range(max(length, stream.order.steps_per_round)))
-    for epoch, step, batch in _by_threads(stream, positions, threads, view):
+    calls = ((*position, partial(stream.batch, *position, view)) for position in positions)
+    for epoch, step, batch in _by_threads(calls, threads):
         labels, real = batch.labels.clone(), batch.sizes[0]
         labels[real - stream.order.repeated(epoch * length + step, stream.rank, stream.world_size) : real] = -1
         yield replace(batch, labels=labels)
 
 
 def _by_threads(
-    stream: MixedStream, positions: Iterator[Position], threads: int, view: int = 0
+    calls: Iterator[tuple[int, int, Callable[[], Batch]]], threads: int
 ) -> Iterator[tuple[int, int, Batch]]:
-    """Yield the batches at the given positions; each thread prefetches one batch."""
-    calls = ((*position, partial(stream.batch, *position, view)) for position in positions)
+    """Yield the results of the calls in order; each thread prefetches one batch."""
     if threads < 1:
         yield from ((epoch, step, call()) for epoch, step, call in calls)
         return

@@ -20,7 +20,7 @@ from syncclip.core.text import few
 from syncclip.shards.images import Corruption, DecodedImages, UnreadableImageError
 from syncclip.shards.reader import ImageSet, ShardSet
 from syncclip.stream.batch import Batch, empty_batch
-from syncclip.stream.order import Data, EpochsOver, TrainingOrder
+from syncclip.stream.order import BatchIds, Data, EpochsOver, TrainingOrder
 from syncclip.stream.random_numbers import AUGMENT, keys
 from syncclip.stream.sources import MixedSource
 from syncclip.stream.teacher import Teacher
@@ -139,6 +139,14 @@ class MixedStream:
         ids = self.order.ids(epoch, step)
         if self.order.sampler is not None:
             self.order.sampler.fetch(self.order.global_step(epoch, step))
+        return self._read(ids, epoch, step, view)
+
+    def batch_of_pass(self, step: int, view: int = 0) -> Batch:
+        """Like `batch`, for a step of a pass over all selected images; see `TrainingOrder.ids_of_pass`."""
+        return self._read(self.order.ids_of_pass(step), 0, step, view)
+
+    def _read(self, ids: BatchIds, epoch: int, step: int, view: int) -> Batch:
+        """Decode and transform this rank's part of a global batch."""
         local = slice(self.rank, None, self.world_size)
         groups = [
             (self.real, ids.real[local], ids.labels[local], REAL),

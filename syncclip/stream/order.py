@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -117,6 +117,42 @@ class TrainingOrder:
         novel = self._sample_labels(self._novel, NOVEL_LABEL, epoch, step)
         rows = self.sampler.sample(novel, NOVEL, epoch, step, global_step)
         return replace(ids, novel=rows, novel_labels=novel)
+
+    @cached_property
+    def _synthetic_rows(self) -> Rows:
+        """Rows of all synthetic images of the training classes."""
+        labels = _NONE if self.synthetic is None else self.synthetic.labels
+        return np.flatnonzero(np.isin(labels, np.concatenate([self._base, self._novel])))
+
+    @property
+    def steps_per_pass(self) -> int:
+        """Number of batches in a pass over all selected images (see `ids_of_pass`)."""
+        return self._real_steps + steps(len(self._synthetic_rows), self._batch)
+
+    @property
+    def _real_steps(self) -> int:
+        return 0 if self._data == "synthetic" else self.steps_per_round
+
+    def ids_of_pass(self, step: int) -> BatchIds:
+        """Return a global batch of a pass over all selected images, which contains either real or synthetic images.
+
+        The pass contains the real images of the first epoch in the same order, and then each synthetic image of the
+        training classes once, as seen images in the order of the shards. Repeats that fill a batch have label -1.
+        """
+        real = self._real_steps
+        if step < real:
+            assert self.epochs is not None and self.real is not None
+            rows = self.epochs.rows_of_epoch(0)[batch_of(len(self.epochs), self._batch, self._seed, 0, step)]
+            return BatchIds(rows, _NONE, _NONE, self._without_repeats(self.real, rows, step, len(self.epochs)), _NONE)
+        assert self.synthetic is not None and step < self.steps_per_pass, f"step {step} of {self.steps_per_pass}"
+        count = len(self._synthetic_rows)
+        rows = self._synthetic_rows[((step - real) * self._batch + np.arange(self._batch)) % count]
+        return BatchIds(_NONE, rows, _NONE, self._without_repeats(self.synthetic, rows, step - real, count), _NONE)
+
+    def _without_repeats(self, source: ImageSet, rows: Rows, step: int, count: int) -> Rows:
+        """Return the labels of the rows in a batch of a pass over `count` images, with -1 for repeats."""
+        labels: Rows = np.where(step * self._batch + np.arange(self._batch) < count, source.labels[rows], -1)
+        return labels
 
     def repeated(self, global_step: int, rank: int, world_size: int) -> int:
         """Return how many of the last real images in a rank's batch are repeats."""

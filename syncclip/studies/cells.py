@@ -81,6 +81,21 @@ class CellRun:
         return read_results(storage.join(self.url, RESULTS), self.folder.owner)
 
 
+def by_domain(runs: Iterable[CellRun]) -> list[CellRun]:
+    """Return the runs, each followed by one entry per additional test domain, whose folder contains its results."""
+    return [
+        run
+        if domain is None
+        else replace(
+            run,
+            cell=replace(run.cell, configuration=configuration),
+            folder=scoring.domain_folder(run.folder, domain),
+        )
+        for run in runs
+        for domain, configuration in run.cell.configuration.evaluated.items()
+    ]
+
+
 def cell_recipe(recipe: Recipe, cell: Cell, synthetic: str | None) -> Recipe:
     """Derive the recipe of a training run with a single worker from the study's recipe.
 
@@ -94,6 +109,7 @@ def cell_recipe(recipe: Recipe, cell: Cell, synthetic: str | None) -> Recipe:
         "training.workers": 1,
         "training.synthetic": synthetic if configuration.synthetic else None,
         "training.images_per_class": cell.images_per_class,
+        "evaluation.test_domains": configuration.test_domains,
     }
     if cell.seed is not None:
         values["training.seed"] = cell.seed

@@ -14,7 +14,7 @@ from syncclip.evaluation.metrics import METRICS
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.studies import analysis, outputs, predictions, summary
 from syncclip.studies.analysis import Evidence
-from syncclip.studies.cells import CellRun
+from syncclip.studies.cells import CellRun, by_domain
 from syncclip.studies.features import feature_map
 from syncclip.studies.status import StudyStatus
 from syncclip.synthesis.plan import read_plan
@@ -55,9 +55,7 @@ def state_of(recipe: Recipe, runs: Sequence[CellRun], dropped: Sequence[int]) ->
         split=recipe.evaluation.split,
         synthetic=synthetic if isinstance(synthetic, str) else None,
         reference=settings.reference_configuration.name,
-        configurations=[
-            outputs.ConfigurationState(each.name, each.method, each.data) for each in settings.configurations
-        ],
+        configurations=[outputs.ConfigurationState(each.name, each.method, each.data) for each in settings.evaluated],
         images_per_class=settings.amounts,
         dropped=list(dropped),
         seeds=settings.seeds,
@@ -112,11 +110,12 @@ def write(
         work: status of this call's runs.
         state: content of study.json, which is written last.
     """
-    table = cell_table(runs, recipe.evaluation.split)
+    evaluated = by_domain(runs)
+    table = cell_table(evaluated, recipe.evaluation.split)
     storage.write_table(storage.join(url, outputs.TABLE), table, state.owner)
-    finished = [(run.cell, run.folder) for run in runs if run.status == "done"]
+    finished = [(run.cell, run.folder) for run in evaluated if run.status == "done"]
     dataset = load_dataset(recipe.dataset)
-    evidence = analysis.gather(finished, recipe.study.configurations, len(dataset.base))
+    evidence = analysis.gather(finished, recipe.study.evaluated, len(dataset.base))
     if synthetic is not None:
         _write_shift(recipe, url, runs, synthetic, state.owner)
     before = outputs.read_cost(url, state.owner)
@@ -148,7 +147,7 @@ def write_conclusions(
     """
     settings, evidence = recipe.study, findings.evidence
     series, comparisons = analysis.series(evidence, settings), analysis.comparisons(evidence, settings)
-    fits = analysis.fits(series, settings, recipe.evaluation.split, shares_seen(runs))
+    fits = analysis.fits(series, settings, recipe.evaluation.split, shares_seen(by_domain(runs)))
     speed = cost.synthesis.images_per_second if cost.synthesis else None
     throughput = 3600 * speed if speed else None
     efficiency = analysis.data_efficiency(evidence, series, settings, recipe.dataset.shots, throughput, classes)

@@ -54,7 +54,7 @@ def write(
     table = mean_cells(rows, len(parts))
     storage.write_table(storage.join(url, outputs.DATASETS), rows, state.owner)
     storage.write_table(storage.join(url, outputs.TABLE), table, state.owner)
-    evidence = analysis.joined([part.evidence for part in of_parts.values()], recipe.study.configurations)
+    evidence = analysis.joined([part.evidence for part in of_parts.values()], recipe.study.evaluated)
     costs = [outputs.read_cost(part.url, part.state.owner).synthesis for part in parts.values()]
     before = outputs.read_cost(url, state.owner)
     cost = outputs.Cost(outputs.total_synthesis_cost(costs), findings.training_cost(before.training, runs, work))

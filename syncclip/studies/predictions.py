@@ -121,7 +121,7 @@ def recompute(url: str) -> Recomputed:
     owner = storage.read_owner(storage.join(url, outputs.STATE))
     storage.read_verified(storage.join(url, outputs.RECIPE), owner)
     recipe = Recipe.load(storage.join(url, outputs.RECIPE), own=False)
-    evidence = read(url, recipe.study.configurations, owner)
+    evidence = read(url, recipe.study.evaluated, owner)
     keys = ["configuration", "images_per_class", "seed"]
     rows = []
     for key, outcomes in evidence.cells.items():

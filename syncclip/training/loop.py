@@ -112,9 +112,7 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
             with distributed.agreed(world_size):
                 _count_together(job.stream, world_size)
                 if recorder is not None:
-                    epochs = settings.epochs if job.method.trains else 1  # `prepare` reads the images of one epoch
-                    seen = job.stream.order.share_seen(epochs) if job.stream is not None else None
-                    recorder.finish(learnable, _reading_notes(job.stream), seen)
+                    recorder.finish(learnable, _reading_notes(job.stream), _share_seen(job))
         finally:
             job.method.work = WorkSplit()
             if recorder is not None:
@@ -131,7 +129,8 @@ def _begin(job: TrainJob, learnable: dict[str, Parameter], state: Checkpoint, wo
         return
 
     def all_views(stream: MixedStream) -> Iterator[Iterator[Batch]]:
-        for number, view in enumerate(views(stream, count, job.settings.prefetch_threads), start=1):
+        passes = views(stream, count, job.settings.prefetch_threads, job.method.prepares_all)
+        for number, view in enumerate(passes, start=1):
             if any(distributed.gathered(shutdown.requested(), world_size)):
                 raise StoppedError(f"interrupted before view {number} of {count} of the training images")
             if prints:
@@ -215,6 +214,16 @@ def _count_together(stream: MixedStream | None, world_size: int) -> None:
     if stream is not None:
         for account in distributed.gathered(stream.corruption.account(), world_size):
             stream.corruption.include(account)
+
+
+def _share_seen(job: TrainJob) -> float | None:
+    """Return the fraction of synthetic images that the run has read, or None if it uses no synthetic images."""
+    if job.stream is None:
+        return None
+    if job.method.prepares_all:
+        return None if job.stream.synthetic is None else 1.0
+    epochs = job.settings.epochs if job.method.trains else 1  # `prepare` reads the images of one epoch
+    return job.stream.order.share_seen(epochs)
 
 
 def _reading_notes(stream: MixedStream | None) -> list[str]:

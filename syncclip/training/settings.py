@@ -8,7 +8,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from syncclip.core.settings import Settings, UserError, added
 from syncclip.core.text import counted
-from syncclip.methods.settings import Optimisation
+from syncclip.methods.settings import Optimisation, TestDomain
 
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
 LabelKey = Annotated[str, Field(pattern=rf"^(?:[A-Za-z0-9][A-Za-z0-9.-]{{0,252}}/)?{_LABEL}$")]
@@ -196,6 +196,9 @@ class EvaluationSettings(Settings):
     """Number of bins for the expected calibration error."""
     calibrate: bool = added(False)
     """Calibrate confidences by temperature scaling, fitted on the validation images of base classes."""
+    test_domains: list[TestDomain] = added([])
+    """Domains whose prompts additionally encode the test images in the same pass (see `methods.syncclip.test_domain`);
+    the results are written to `test_domains/DOMAIN` in the run folder, with the run's temperature."""
     workers: int | None = added(None, ge=1)
     """Number of cluster workers for evaluation; by default, evaluation after training uses `training.workers`, and
     `syncclip evaluate` runs in the local process."""

@@ -26,7 +26,7 @@ def test_zero_shot_accuracy() -> None:
     for dataset in SUITE:
         recipe = Recipe.load("icons", ["training.method=zeroshot", f"dataset.name=icons/{dataset}"])
         parts = build_parts(recipe)
-        output = predictions(recipe, parts, "val")
+        (output,) = predictions(recipe, parts, "val")
         values = results(output, parts.method.classnames, len(parts.dataset.base), recipe.evaluation.bins)
         metrics.append([values[metric] for metric in METRICS])
     sentence = (

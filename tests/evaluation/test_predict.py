@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,6 +46,11 @@ class TableMethod(nn.Module):
         self.rows += images[:, 0].long().tolist()
         return self.scores[images[:, 0].long()]
 
+    def logits_by_domain(self, images: Tensor, domains: Sequence[str | None]) -> list[Tensor]:
+        """The columns of the synthetic domain are in reverse order."""
+        logits = self.logits(images)
+        return [logits if domain is None else logits.flip(1) for domain in domains]
+
 
 class RowImages:
     """Images of a single pixel with the row as its colour."""
@@ -64,7 +70,7 @@ def transform(image: Image.Image) -> Tensor:
 
 
 def evaluate(method: TableMethod, images: RowImages, **options: Any) -> tuple[dict[str, Any], Predictions]:
-    predictions = predict(method, images, method.base, transform, **options)
+    (predictions,) = predict(method, images, method.base, transform, **options)
     return results(predictions, method.classnames, method.base), predictions
 
 
@@ -189,7 +195,16 @@ def test_joined_parts_are_written_bit_identically(tmp_path: Path, parts: int) ->
 
 
 def evaluate_part(method: TableMethod, images: RowImages, part: int, parts: int) -> Predictions:
-    return predict(method, images, method.base, transform, batch=7, part=part, parts=parts)
+    return predict(method, images, method.base, transform, batch=7, part=part, parts=parts)[0]
+
+
+def test_one_pass_over_the_images_gives_the_predictions_of_all_domains() -> None:
+    method, images, scores = random_case()
+    default, synthetic = predict(method, images, method.base, transform, batch=7, domains=(None, "synthetic"))
+    assert method.rows == list(range(60))
+    assert default.all_classes_prediction.tolist() == scores.argmax(1).tolist()
+    assert synthetic.all_classes_prediction.tolist() == (4 - scores.argmax(1)).tolist()
+    assert np.array_equal(synthetic.label, default.label)
 
 
 @pytest.mark.parametrize("selected", [[0, 1, 1], [0]])

@@ -99,7 +99,7 @@ assert all(abs(scores[label] - score) < 1e-5 for label, score in zip(labels, exp
 
 ONE_SENTENCE = ("zeroshot", "coop", "kgcoop")
 """Methods with a frozen image tower and one sentence per class."""
-CLASS_VECTORS = ("probe", "tcp")
+CLASS_VECTORS = ("probe", "classmeans", "tcp")
 """Methods with a frozen image tower whose class vectors no vocabulary can represent."""
 IMAGE_TOWER = "the image tower has learned prompts or weights, which {} can't represent"
 EXTRA_SCORES = "'tip' does not compute its scores from class vectors alone, as {} requires"
@@ -191,6 +191,8 @@ DOMAIN_RANK, DOMAIN_TOKENS = "methods.cliplora.domain_rank=1", "methods.mmrl.dom
     ("kind", "method", "overrides"),
     [
         ("onnx", "syncclip", []),
+        ("onnx", "syncclip", ["methods.syncclip.class_vectors=true"]),
+        ("torch", "syncclip", ["methods.syncclip.test_domain=both"]),
         ("onnx", "cliplora", [DOMAIN_RANK]),
         ("torch", "mmrl", [DOMAIN_TOKENS]),
         ("torch", "tip", []),
@@ -224,7 +226,9 @@ def test_an_exported_program_applies_the_temperature(train: Train, images: Path,
 @pytest.mark.parametrize(
     "method",
     [
-        pytest.param(name, marks=() if name in ("kgcoop", "probe", "tip", "mmrl") else pytest.mark.nightly)
+        pytest.param(
+            name, marks=() if name in ("kgcoop", "probe", "classmeans", "tip", "mmrl") else pytest.mark.nightly
+        )
         for name in METHODS
         if name not in ("cocoop", "promptkd")
     ],
@@ -259,8 +263,13 @@ def test_the_examples_in_the_docs_run(
     assert float(probability[0]) == pytest.approx(model.classify(tmp_path / "bus.jpg")[0].probability, abs=0.01)
 
 
-def test_exported_vectors_classify_image_features(train: Train, images: Path, tmp_path: Path) -> None:
-    model, files = load(train("training.method=kgcoop").url), sorted(images.iterdir())
+@pytest.mark.parametrize(
+    "overrides", [["training.method=kgcoop"], ["training.method=syncclip", "methods.syncclip.class_vectors=true"]]
+)
+def test_exported_vectors_classify_image_features(
+    train: Train, images: Path, tmp_path: Path, overrides: list[str]
+) -> None:
+    model, files = load(train(*overrides).url), sorted(images.iterdir())
     vectors = load_file(export(model, "vectors", str(tmp_path / "out")))
     scores = np.exp(vectors["logit_scale"] * model.image_features(files) @ vectors["class_vectors"].T)
     np.testing.assert_allclose(scores / scores.sum(axis=1, keepdims=True), model.probabilities(files), rtol=1e-4)

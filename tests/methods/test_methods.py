@@ -23,7 +23,7 @@ from syncclip.methods.syncclip import SyncClip
 from syncclip.methods.zeroshot import ZeroShot
 from tests.methods.classes import DATASET, SIZES, batch
 
-FROZEN_TEXTS = ("vpt", "probe", "tip", "promptkd")
+FROZEN_TEXTS = ("vpt", "probe", "tip", "classmeans", "promptkd")
 """Methods that learn, but encode no texts in a step."""
 
 

@@ -14,9 +14,10 @@ from syncclip.clip import prompted
 from syncclip.clip.inserted import Inserted
 from syncclip.clip.parts import BlockPart
 from syncclip.clip.prompted import PromptedClip
-from syncclip.methods import frozen, kgcoop, mma, promptkd, promptsrc, syncclip, tcp, twostage
+from syncclip.methods import classmeans, frozen, kgcoop, mma, promptkd, promptsrc, syncclip, tcp, twostage
 from syncclip.methods.adapted import Adapted
 from syncclip.methods.base import Method
+from syncclip.methods.classmeans import ClassMeans
 from syncclip.methods.cliplora import ClipLora, LowRank
 from syncclip.methods.cocoop import CoCoOp
 from syncclip.methods.frozen import FrozenTexts
@@ -36,6 +37,7 @@ from syncclip.methods.vpt import Vpt
 from tests.methods import (
     distilled,
     parity,
+    test_classmeans,
     test_cliplora,
     test_mma,
     test_mmrl,
@@ -91,6 +93,7 @@ CHECKS: dict[str, Callable[[], None]] = {
     "probe": lambda: test_probe.check(Variant("clap", "clap")),
     "tip cache": lambda: test_tip.check_cache(test_tip.TipVariant("main")),
     "tip": lambda: test_tip.check_finetuning("main"),
+    "classmeans": lambda: test_classmeans.check(parity.tiny_clip()),
     "cliplora": check_cliplora,
     "twostage": check_twostage,
     "mma": lambda: test_mma.check(Variant("mma", "main")),
@@ -182,6 +185,22 @@ def constraint_summed(original: Callable[..., dict[str, Tensor]]) -> Callable[..
     return terms
 
 
+def raw_features(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Features are averaged without normalisation; sums (in double precision) and class vectors are normalised."""
+    return lambda x, dim: x if x.dtype == torch.float32 and not x.requires_grad else original(x, dim=dim)
+
+
+def weights_swapped(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def text_features(method: ClassMeans, classes: slice = slice(None)) -> Tensor:
+        method.text_weight = 1 - method.text_weight
+        try:
+            return original(method, classes)
+        finally:
+            method.text_weight = 1 - method.text_weight
+
+    return text_features
+
+
 def halved(weights: Mapping[str, float]) -> dict[str, float]:
     return {name: weight / 2 for name, weight in weights.items()}
 
@@ -247,6 +266,9 @@ MISTAKES: list[tuple[str, str, Plant]] = [
     ("twostage", "raw class vectors", replaced(twostage, "normalize", lambda _: lambda x, dim: x)),
     ("tip cache", "first view only", replaced(Tip, "prepare", lambda f: lambda s, views: f(s, list(views)[:1]))),
     ("tip cache", "linear affinity", replaced(torch, "exp", lambda f: lambda x: 1 + x if x.dim() else f(x))),
+    ("classmeans", "first view only", replaced(ClassMeans, "prepare", lambda f: lambda s, v: f(s, list(v)[:1]))),
+    ("classmeans", "raw features in the mean", replaced(classmeans, "normalize", raw_features)),
+    ("classmeans", "weights swapped", replaced(ClassMeans, "text_features", weights_swapped)),
     (
         "promptkd",
         "normalised before the projector",

@@ -46,6 +46,7 @@ METHODS: dict[str, tuple[str, MethodSettings | None]] = {
     "probe": ("probe", None),
     "probe with constraint": ("probe", Probe.Settings(constraint=True)),
     "tip": ("tip", Tip.Settings(cache_size=2)),
+    "classmeans": ("classmeans", None),
     "cliplora": ("cliplora", ClipLora.Settings(dropout=0.0)),
     "cliplora by domain": ("cliplora", ClipLora.Settings(dropout=0.0, domain_rank=1, alignment_weight=2.0)),
     "twostage": ("twostage", None),
@@ -56,6 +57,7 @@ METHODS: dict[str, tuple[str, MethodSettings | None]] = {
     "tcp": ("tcp", Tcp.Settings(block=2)),
     "promptkd": ("promptkd", PromptKd.Settings(teacher_dim=20, distillation_weight=5.0, temperature=2.0)),
     "syncclip": ("syncclip", SyncClip.Settings(alignment_weight=2.0)),
+    "syncclip with class vectors": ("syncclip", SyncClip.Settings(class_vectors=True, alignment_weight=2.0)),
     "syncclip with distillation": ("syncclip", SyncClip.Settings(distillation_weight=1.5, temperature=2.0)),
     "syncclip with all negatives": ("syncclip", SyncClip.Settings(negatives="all", alignment_weight=2.0)),
 }

@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import log_softmax
+from torch.nn.functional import cross_entropy, log_softmax, normalize
 
 from syncclip.clip.prompted import PromptedClip
 from syncclip.methods import build_method
@@ -49,6 +49,94 @@ def test_one_pass_over_both_domains_equals_two(clip: PromptedClip) -> None:
     )
     torch.testing.assert_close(both, torch.cat([real, synthetic]), rtol=0, atol=1e-5)
     torch.testing.assert_close(both[:4], method.image_features(mixed.images[:4]), rtol=0, atol=1e-5)
+
+
+def of_domain(clip: PromptedClip, domain: str) -> SyncClip:
+    method = build_method("syncclip", clip, DATASET, SyncClip.Settings.model_validate({"test_domain": domain}), seed=1)
+    assert isinstance(method, SyncClip)
+    return method.eval()
+
+
+def test_test_domain_selects_the_prompts_of_test_images(clip: PromptedClip) -> None:
+    images, scale = batch().images, float(clip.logit_scale)
+    method = of_domain(clip, "real")
+    with torch.no_grad():
+        vectors, prompts = method.text_features(), [*zip(method.vision_prompts, method.synthetic_prompts, strict=True)]
+        real = scale * normalize(clip.encode_images(images, [r for r, _ in prompts]), dim=-1) @ vectors.T
+        own = [torch.cat([synthetic, r[2:]]) for r, synthetic in prompts]
+        synthetic = scale * normalize(clip.encode_images(images, own), dim=-1) @ vectors.T
+        assert not torch.allclose(real, synthetic, atol=1e-2)
+        for domain, expected in {"real": real, "synthetic": synthetic, "both": (real + synthetic) / 2}.items():
+            selected = of_domain(clip, domain)
+            torch.testing.assert_close(selected.logits(images), expected)
+            assert selected.has_several_image_features == (domain == "both")
+            assert torch.equal(method.logits_by_domain(images, [domain])[0], selected.logits(images))
+
+
+def test_several_test_domains_encode_the_images_once_per_domain(
+    clip: PromptedClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, sizes, original, images = of_domain(clip, "real"), [], clip.encode_images, batch().images
+    monkeypatch.setattr(clip, "encode_images", lambda x, *args: sizes.append(len(x)) or original(x, *args))
+    with torch.no_grad():
+        default, both, synthetic, real = method.logits_by_domain(images, [None, "both", "synthetic", "real"])
+        assert sizes == [len(images)] * 2
+        assert torch.equal(default, real) and torch.equal(real, method.logits(images))
+        torch.testing.assert_close(both, (real + synthetic) / 2)
+
+
+def test_test_domain_does_not_change_the_loss(clip: PromptedClip) -> None:
+    real, both = (of_domain(clip, domain).loss(batch()) for domain in ("real", "both"))
+    assert all(torch.equal(real[name], both[name]) for name in real)
+
+
+def with_vectors(clip: PromptedClip) -> tuple[SyncClip, SyncClip]:
+    """SYNC-CLIP with class vectors before its first step, and with text prompts."""
+    methods = []
+    for class_vectors in (True, False):
+        method = build_method("syncclip", clip, DATASET, SyncClip.Settings(class_vectors=class_vectors), seed=1)
+        assert isinstance(method, SyncClip)
+        methods.append(method)
+    return methods[0], methods[1]
+
+
+def test_class_vectors_start_as_unit_length_zero_shot_features(clip: PromptedClip) -> None:
+    method, _ = with_vectors(clip)
+    expected = build_method("zeroshot", clip, DATASET).text_features()
+    torch.testing.assert_close(method.text_features(), expected)
+    assert not method.vectors.any()
+    method.step_begins(0, 9)
+    torch.testing.assert_close(method.vectors.detach(), expected.detach())
+    learned = method.vectors.detach() + 1
+    with torch.no_grad():
+        method.vectors.copy_(learned)
+    method.step_begins(1, 9)
+    assert torch.equal(method.vectors.detach(), learned)
+    torch.testing.assert_close(method.text_features(), normalize(learned, dim=-1))
+
+
+def test_class_vectors_replace_only_the_text_prompts(clip: PromptedClip) -> None:
+    method, prompted = with_vectors(clip)
+    state, other = method.state_dict(), prompted.state_dict()
+    assert state.keys() - other.keys() == {"vectors"}
+    assert other.keys() - state.keys() == {name for name in other if name.startswith("text_prompts")}
+    assert all(torch.equal(state[name], other[name]) for name in state.keys() & other.keys())
+    method.step_begins(0, 9)
+    images, losses = batch(), method.loss(batch())
+    assert losses.keys() == {"real", "synthetic", "alignment", "total"}
+    assert torch.equal(losses["alignment"], prompted.loss(images)["alignment"])
+    scores = method.scores(method.image_features(images.images, images.domains), method.vectors)
+    torch.testing.assert_close(losses["real"], cross_entropy(scores[:4, :3], images.labels[:4]))
+
+
+def test_class_vectors_have_the_gradient_of_the_losses(clip: PromptedClip) -> None:
+    method, _ = with_vectors(clip)
+    method.step_begins(0, 9)
+    method.loss(batch(4, 0, 0))["total"].backward()
+    gradient = method.vectors.grad
+    assert gradient is not None and gradient.any(dim=1).tolist() == [True, True, True, False, False]
+    method.loss(batch())["total"].backward()
+    assert all(p.grad is not None and p.grad.any() for p in method.parameters())
 
 
 @pytest.mark.parametrize("k", [0, 4])
@@ -127,5 +215,5 @@ def test_real_images_have_no_distillation(clip: PromptedClip) -> None:
 
 def test_settings_of_distillation_are_serialised_only_if_set() -> None:
     default = SyncClip.Settings().model_dump()
-    assert not {"distillation_weight", "temperature"} & default.keys()
+    assert not {"distillation_weight", "temperature", "test_domain", "class_vectors"} & default.keys()
     assert SyncClip.Settings(distillation_weight=0.5).model_dump().keys() - default.keys() == {"distillation_weight"}

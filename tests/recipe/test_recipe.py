@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -197,7 +198,8 @@ def test_with_values_returns_a_validated_copy() -> None:
 def test_the_warmup_warning_lists_its_configurations() -> None:
     configurations = (
         "study.configurations=[{method: zeroshot}, {method: ivlp, data: real}, {method: ivlp, data: both},"
-        " {method: syncclip, name: longer, overrides: {training.epochs: 2}}, {method: promptkd, data: both}]"
+        " {method: syncclip, name: longer, overrides: {training.epochs: 2}}, {method: promptkd, data: both},"
+        " {method: classmeans}]"
     )
     recipe = Recipe.load(
         "icons", ["training.epochs=1", "training.method=zeroshot", "training.data=real", configurations]
@@ -213,3 +215,25 @@ def test_the_warmup_warning_lists_its_configurations() -> None:
 def test_shipped_recipes_cause_no_warnings(name: str) -> None:
     recipe = Recipe.load(name)
     assert recipe.warmup_warning is None and recipe.warmup_warnings_of_configurations() == []
+
+
+@pytest.mark.parametrize("key", ["evaluation.test_domains", "methods.syncclip.test_domain"])
+@pytest.mark.parametrize(
+    ("data", "domain", "choice"),
+    [
+        ("real", "synthetic", "use 'real'"),
+        ("all_real", "both", "use 'real'"),
+        ("synthetic", "both", "use 'real' or 'synthetic'"),
+    ],
+)
+def test_untrained_test_domains_are_errors(key: str, data: str, domain: str, choice: str) -> None:
+    value = [domain] if key.startswith("evaluation") else domain
+    trained = rf"'syncclip' on '{data}' does not train prompts for '{domain}'; {choice}"
+    with pytest.raises(UserError, match=rf"{re.escape(key)}: {trained}$"):
+        Recipe.load("icons", [f"training.data={data}"]).with_values({key: value})
+    assert Recipe.load("icons").with_values({key: value})
+
+
+def test_test_domains_require_domain_specific_prompts() -> None:
+    with pytest.raises(UserError, match="'ivlp' has no domain-specific prompts; remove this setting"):
+        Recipe.load("icons", ["training.method=ivlp", "evaluation.test_domains=[real]"])

@@ -23,9 +23,26 @@ def test_configurations_with_synthetic_images_depend_on_their_number() -> None:
     assert synthetic == ["ivlp-synthetic", "ivlp-both", "syncclip-both"]
 
 
+def test_each_test_domain_adds_a_configuration_to_the_results() -> None:
+    configuration = Configuration(method="syncclip", test_domains=["both"])
+    settings = StudySettings(configurations=[IVLP, configuration])
+    assert [each.name for each in settings.evaluated] == ["ivlp-real", "syncclip-both", "syncclip-both@both"]
+    assert settings.evaluated[-1] == Configuration(method="syncclip", name="syncclip-both@both")
+    assert "test_domains" not in IVLP.model_dump()
+
+
 @pytest.mark.parametrize(
     ("values", "error"),
     [
+        (
+            {
+                "configurations": [
+                    {"method": "syncclip", "test_domains": ["both"]},
+                    {"method": "ivlp", "name": "syncclip-both@both"},
+                ]
+            },
+            "two configurations are named 'syncclip-both@both'",
+        ),
         ({"configurations": [IVLP, IVLP]}, "two configurations are named 'ivlp-real'"),
         ({"configurations": [{"method": "ivlp", "name": "a/b"}]}, "is not a valid folder name"),
         ({"images_per_class": [4, 1, 4]}, "contains duplicates"),

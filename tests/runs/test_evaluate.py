@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from syncclip.core.settings import UserError
 from syncclip.evaluation.predict import Predictions
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs import evaluate
-from syncclip.runs.resolve import finished_run
+from syncclip.runs.resolve import finished_run, resolve_run
 from syncclip.shards.writer import Sample, write_shard
+from syncclip.verify import verify
 from tests.conftest import TinyWorld
 from tests.worlds.dataset import tiny_dataset
 from tests.worlds.literature import ADVERSARIAL, RENDITION, Miniatures
@@ -70,6 +72,33 @@ def test_added_dataset_is_evaluated_without_another_training(
     assert (tmp_path / "prompts.safetensors").stat().st_mtime_ns == stamp
 
 
+def test_results_of_several_test_domains(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
+    """One pass gives the same files as trainings with each test domain; a finished run is not trained again."""
+    values = ["training.method=syncclip", "training.data=both", f"training.synthetic={tiny_set}"]
+    recipe = recipe_of(tiny, *values, "evaluation.calibrate=true")
+    run = jobs.run_here(recipe, str(tmp_path / "run"))
+    own, stamp = read(run.url), (tmp_path / "run" / "prompts.safetensors").stat().st_mtime_ns
+    extended = recipe.with_values({"evaluation.test_domains": ["real", "synthetic", "both"]})
+    assert evaluate.missing_domains(extended, finished_run(run.url)[1]) == ["real", "synthetic", "both"]
+    jobs.run_here(extended, run.url)
+    assert (tmp_path / "run" / "prompts.safetensors").stat().st_mtime_ns == stamp and read(run.url) == own
+    assert evaluate.missing_domains(extended, finished_run(run.url)[1]) == []
+    confidences = set()
+    for domain in ("real", "synthetic", "both"):
+        folder = tmp_path / "run" / "test_domains" / domain
+        single = jobs.run_here(recipe.with_values({"methods.syncclip.test_domain": domain}), str(tmp_path / domain))
+        numbers = json.loads((folder / "results.json").read_text())
+        assert numbers["test_domain"] == domain and numbers["temperature"] == json.loads(own[0])["temperature"]
+        ours, theirs = (Predictions.read(f"{url}/predictions.parquet") for url in (folder, single.url))
+        assert np.array_equal(ours.all_classes_prediction, theirs.all_classes_prediction)
+        confidences.add(ours.all_classes_confidence.tobytes())
+    assert len(confidences) == 3
+    problems: list[str] = []
+    assert verify(run.url, problems.append).problems == problems == []
+    (folder / "results.json").unlink()
+    assert not evaluate.done(*resolve_run(extended, run.url))
+
+
 @pytest.mark.parametrize("dataset", ["dtd", "imagenet_v2"])  # the latter has as many classes
 def test_class_specific_parameters_do_not_transfer(
     tiny: TinyWorld, miniatures: Miniatures, tmp_path: Path, dataset: str
@@ -114,6 +143,15 @@ def run(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> jobs.Run:
 @pytest.mark.usefixtures("ray_cluster")
 class TestOnRay:
     """Evaluation by several workers."""
+
+    def test_workers_evaluate_all_test_domains(self, tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
+        values = ["training.method=syncclip", "training.data=both", f"training.synthetic={tiny_set}"]
+        recipe = recipe_of(tiny, *values, "evaluation.batch_size=5", "evaluation.test_domains=[both]")
+        run = jobs.run_here(recipe, str(tmp_path))
+        expected = read(tmp_path / "test_domains" / "both")
+        (tmp_path / "test_domains" / "both" / "results.json").unlink()
+        jobs.evaluate(run.url, ["evaluation.workers=3"])
+        assert read(tmp_path / "test_domains" / "both") == expected
 
     @pytest.mark.parametrize("workers", [1, 3, 7])  # 24 images are 5 batches of 5, so two of 7 workers have none
     def test_results_are_bit_identical_for_any_number_of_workers(self, run: jobs.Run, workers: int) -> None:

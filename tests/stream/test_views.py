@@ -1,6 +1,9 @@
-"""Passes over the real images of the first epochs."""
+"""Passes over the real images of the first epochs, and over all images."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -9,8 +12,8 @@ from syncclip.stream.mixed import MixedStream
 from tests.stream.test_mixed import Shown, shown, stored, stream
 
 
-def passes(mixed: MixedStream, count: int = 1, threads: int = 0) -> list[list[Shown]]:
-    return [[image for batch in view for image in shown(batch)] for view in views(mixed, count, threads)]
+def passes(mixed: MixedStream, count: int = 1, threads: int = 0, whole: bool = False) -> list[list[Shown]]:
+    return [[image for batch in view for image in shown(batch)] for view in views(mixed, count, threads, whole)]
 
 
 def test_the_first_view_is_the_first_epoch_except_for_repeated_images() -> None:
@@ -29,9 +32,10 @@ def test_views_differ_only_in_their_augmentations() -> None:
     assert not first & second and not first & third and not second & third
 
 
+@pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_threads_do_not_change_views(threads: int) -> None:
-    assert passes(stream(), 2, threads) == passes(stream(), 2)
+def test_threads_do_not_change_views(threads: int, whole: bool) -> None:
+    assert passes(stream(), 2, threads, whole) == passes(stream(), 2, 0, whole)
 
 
 @pytest.mark.parametrize(("rounds", "epochs_over"), [(16, "real"), (16, "longer"), (1, "synthetic")])
@@ -50,3 +54,40 @@ def test_all_ranks_together_show_every_real_image_once(world_size: int, rounds: 
 def test_synthetic_images_are_never_marked_as_repeated() -> None:
     assert all(label >= 0 for _, _, label, _ in passes(stream(data="synthetic"))[0])
     assert stream(data="synthetic").order.repeated(1, 0, 1) == 0 and stream().order.repeated(1, 0, 1) == 4
+
+
+@pytest.mark.parametrize("epochs_over", ["real", "synthetic", "longer"])
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("changes", "real", "synthetic"),
+    [
+        ({}, 12, range(30)),
+        ({"data": "real"}, 12, ()),
+        ({"data": "synthetic"}, 0, range(30)),
+        ({"images_per_class": 2}, 12, range(10)),
+        ({"novel": ()}, 12, [index for index in range(30) if index % 5 < 3]),
+    ],
+)
+def test_all_ranks_together_show_every_selected_image_once(
+    changes: dict[str, Any], real: int, synthetic: Sequence[int], world_size: int, epochs_over: str
+) -> None:
+    """A synthetic image's index modulo the number of classes is its class."""
+    arguments = {"rank": 0, "world_size": world_size, "epochs_over": epochs_over, **changes}
+    ranks = [passes(stream(**arguments | {"rank": rank}), whole=True)[0] for rank in range(world_size)]
+    assert len({len(rank) for rank in ranks}) == 1
+    images = [image for rank in ranks for image in rank if image[2] >= 0]
+    assert sorted(index for index, *_, domain in images if domain == 0) == list(range(real))
+    assert sorted(index for index, *_, domain in images if domain == 1) == list(synthetic)
+    assert all(label == index % (5 if domain else 3) for index, _, label, domain in images)
+    assert len({number for _, number, *_ in images}) == len(images)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_order_of_a_pass_does_not_depend_on_the_number_of_ranks(whole: bool) -> None:
+    (single,) = passes(stream(), whole=whole)
+    ranks = [passes(stream(rank=rank, world_size=2), whole=whole)[0] for rank in range(2)]
+    assert [image for pair in zip(*ranks, strict=True) for image in pair] == single
+
+
+def test_whole_views_of_real_images_are_those_of_the_first_epoch() -> None:
+    assert passes(stream(data="real"), 2, whole=True) == passes(stream(data="real"), 2)

@@ -21,6 +21,7 @@ from syncclip.studies import run as running
 from syncclip.studies import tune as tuning
 from syncclip.studies.cells import CellRun, cell_recipe
 from syncclip.studies.grid import Cell
+from syncclip.studies.predictions import recompute
 from syncclip.studies.run import Study, study
 from syncclip.studies.status import StudyStatus
 from syncclip.verify import verify
@@ -182,3 +183,30 @@ def test_upper_bound_requires_real_images_of_novel_classes(suite_world: Path) ->
     configurations = "study.configurations=[{method: zeroshot}, {method: ivlp, data: all_real}]"
     with pytest.raises(UserError, match="dataset .* has none for 3 novel classes"):
         study(study_recipe(suite_world, f"dataset.name={dataset}", configurations), str(suite_world / "rejected"))
+
+
+def test_test_domains_are_configurations_without_further_trainings(
+    suite_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[str] = []
+
+    def run_cells(runs: Sequence[CellRun], *_: object, **__: object) -> tuple[list[CellRun], StudyStatus]:
+        trained.extend(run.cell.name for run in runs)
+        return run_cells_here(runs)
+
+    monkeypatch.setattr(running, "run_cells", run_cells)
+    configurations = "[{method: ivlp, data: real}, {method: syncclip, test_domains: [both]}]"
+    values = [f"study.configurations={configurations}", "study.seeds=[1, 2]", "study.images_per_class=[1, 4]"]
+    done = study(suite_recipe(suite_world, *values, "study.reference=syncclip-both"), str(tmp_path))
+    done.check()
+    assert len(trained) == done.cells == 2 * (2 + 4) and not any("@" in name for name in trained)
+    table = done.table.set_index("configuration")
+    assert table.index.value_counts().to_dict() == {"ivlp-real": 2, "syncclip-both": 4, "syncclip-both@both": 4}
+    pairs = {(each.configuration, each.images_per_class, each.baseline) for each in done.comparisons}
+    assert {("syncclip-both", n, "syncclip-both@both") for n in (1, 4)} <= pairs
+    assert problems(tmp_path) == []
+    recomputed = recompute(str(tmp_path))
+    assert recomputed.differ == [] and "syncclip-both@both" in set(recomputed.means["configuration"])
+    state = read(done, "study.json")
+    assert [each["name"] for each in state["configurations"]] == ["ivlp-real", "syncclip-both", "syncclip-both@both"]
+    assert len(state["cells"]) == 2 + 4

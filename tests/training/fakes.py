@@ -60,7 +60,7 @@ class FakeStream:
 class FakeMethod(nn.Module):
     """A linear classifier on noisy images, with a frozen and an unused parameter."""
 
-    prepares, trains = 0, True
+    prepares, prepares_all, trains = 0, False, True
 
     def __init__(self, noise: float = 0.1, poisoned_step: int | None = None) -> None:
         super().__init__()

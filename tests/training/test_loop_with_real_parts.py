@@ -35,7 +35,7 @@ def test_loaded_prompts_evaluate_like_trained_ones(world: Path, tmp_path: Path) 
     dataset, loaded, transform = worlds.parts(world, "syncclip", seed=7)
     load_prompts(trained.run, loaded)
     numbers = [
-        results(predict(method, dataset.split("test"), method.base, transform), method.classnames, method.base)
+        results(predict(method, dataset.split("test"), method.base, transform)[0], method.classnames, method.base)
         for method in (trained.method, loaded)
     ]
     assert numbers[0] == numbers[1]
@@ -54,7 +54,7 @@ def test_accuracies_equal_a_loop_over_single_images(world: Path, method: str) ->
         split, candidates = ("base", dataset.base) if label in dataset.base else ("novel", dataset.novel)
         correct[split].append(max(candidates, key=cosines.__getitem__) == label)
         correct[f"all_classes_{split}"].append(cosines.index(max(cosines)) == label)
-    numbers = results(predict(built, images, built.base, transform, batch=5), built.classnames, built.base)
+    numbers = results(predict(built, images, built.base, transform, batch=5)[0], built.classnames, built.base)
     assert {name: numbers[name] for name in correct} == {
         name: pytest.approx(100 * sum(values) / len(values)) for name, values in correct.items()
     }

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
+from torch.nn.functional import normalize
 
+from syncclip.clip.transforms import train_transform
 from syncclip.methods import MethodSettings
+from syncclip.methods.classmeans import ClassMeans
 from syncclip.methods.probe import Probe
 from syncclip.methods.promptsrc import PromptSrc, gaussian_weights
 from syncclip.methods.tip import Tip
+from syncclip.shards.reader import ShardSet
 from syncclip.training.loop import TrainJob, load_prompts, run
 from tests.training import worlds
 from tests.training.processes import run_ranks
@@ -22,12 +27,16 @@ PREPARED: dict[str, tuple[str, MethodSettings]] = {
     "probe": ("probe", Probe.Settings(constraint=True)),
     "tip": ("tip", Tip.Settings(views=2, cache_size=3)),
     "cache": ("tip", Tip.Settings(views=2, cache_size=3, finetune=False)),
+    "large": ("tip", Tip.Settings(views=1, cache_size=9, finetune=False)),
+    "classmeans": ("classmeans", ClassMeans.Settings(views=2)),
 }
 
 
-def job(world: Path, folder: Path, name: str, rank: int = 0, world_size: int = 1, data: str = "both") -> TrainJob:
+def job(
+    world: Path, folder: Path, name: str, rank: int = 0, world_size: int = 1, data: str = "both", **changes: Any
+) -> TrainJob:
     method, own = PREPARED[name]
-    return worlds.job(world, folder, method, rank, world_size, own=own, data=data)
+    return worlds.job(world, folder, method, rank, world_size, own=own, data=data, **changes)
 
 
 def prompts(folder: Path) -> dict[str, torch.Tensor]:
@@ -70,10 +79,6 @@ def test_cache_without_finetuning_is_a_finished_run_of_no_steps(world: Path, fin
     record = json.loads((finished / "cache" / "run.json").read_text())
     assert (record["status"], record["steps"], record["total_steps"]) == ("finished", 0, 0)
     assert (finished / "cache" / "metrics.jsonl").read_bytes() == b""
-    stream = job(world, finished, "cache").stream
-    assert stream is not None
-    seen = {name: json.loads((finished / name / "run.json").read_text())["seen"] for name in ("cache", "tip")}
-    assert seen["cache"] == stream.order.share_seen(1) < seen["tip"] == stream.order.share_seen(3)
 
 
 def test_finetuning_starts_from_the_cache_and_changes_all_keys(finished: Path) -> None:
@@ -83,12 +88,42 @@ def test_finetuning_starts_from_the_cache_and_changes_all_keys(finished: Path) -
     assert torch.equal((trained != cached).any(dim=-1), filled)
 
 
+@pytest.mark.parametrize("name", ["tip", "cache", "classmeans"])
+def test_preparation_reads_every_synthetic_image(world: Path, tmp_path: Path, name: str) -> None:
+    trained = job(world, tmp_path, name)
+    assert trained.stream is not None and trained.stream.order.share_seen(1) < 1
+    run(trained)
+    assert json.loads((tmp_path / "run.json").read_text())["seen"] == 1.0
+
+
+def test_each_image_fills_one_slot_of_a_large_cache(world: Path, tmp_path: Path) -> None:
+    run(job(world, tmp_path, "large"))  # three shots of three base classes, four synthetic images of six classes
+    assert (prompts(tmp_path)["keys"] != 0).any(dim=-1).sum(dim=1).tolist() == [7, 7, 7, 4, 4, 4]
+
+
+def test_class_means_are_those_of_all_images(world: Path, tmp_path: Path) -> None:
+    """Views without augmentation, compared with a mean over the files of both datasets."""
+    trained = job(world, tmp_path, "classmeans", crop_scale=(1.0, 1.0), flip_probability=0.0)
+    run(trained)
+    dataset, method, _ = worlds.parts(world, "classmeans")
+    real, synthetic = dataset.split("train"), ShardSet(str(world / "synthetic"))
+    images = [(real, row) for row in dataset.few_shot(3, trained.settings.seed)]
+    images += [(synthetic, row) for row in range(len(synthetic))]
+    transform = train_transform(method.clip.backbone, (1.0, 1.0), 0.0)
+    pixels = torch.stack([transform(source.image(row), torch.Generator()) for source, row in images])
+    with torch.no_grad():
+        features = normalize(method.image_features(pixels), dim=-1)
+    labels = torch.tensor([int(source.labels[row]) for source, row in images])
+    for label, mean in enumerate(prompts(tmp_path)["means"]):
+        torch.testing.assert_close(mean, normalize(features[labels == label].mean(dim=0), dim=-1), rtol=0, atol=1e-5)
+
+
 def test_real_images_fill_one_slot_each(world: Path, tmp_path: Path) -> None:
     run(job(world, tmp_path, "cache", data="real"))  # three shots of three base classes, in batches of four
     assert (prompts(tmp_path)["keys"] != 0).any(dim=-1).sum(dim=1).tolist() == [3, 3, 3, 0, 0, 0]
 
 
-RUNS = [("probe", "both"), ("tip", "both"), ("cache", "real")]
+RUNS = [("probe", "both"), ("tip", "both"), ("cache", "real"), ("classmeans", "both")]
 
 
 def _train_all(rank: int, world_size: int, folder: Path, world: Path) -> None:

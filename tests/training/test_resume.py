@@ -11,14 +11,17 @@ import pytest
 import torch
 
 from syncclip.methods import MethodSettings
+from syncclip.methods.classmeans import ClassMeans
 from syncclip.methods.cliplora import ClipLora
 from syncclip.methods.mma import Mma
 from syncclip.methods.mmrl import Mmrl
 from syncclip.methods.probe import Probe
 from syncclip.methods.promptsrc import PromptSrc
+from syncclip.methods.syncclip import SyncClip
 from syncclip.methods.tcp import Tcp
 from syncclip.methods.tip import Tip
 from syncclip.stream.loader import LostLoaderError
+from syncclip.stream.order import BatchIds
 from syncclip.training.loop import TrainJob, run
 from tests.training import fakes, worlds
 from tests.training.processes import exit_code
@@ -27,6 +30,7 @@ CASES: dict[str, tuple[str, str, MethodSettings | None]] = {
     "ivlp on real": ("ivlp", "real", None),
     "ivlp on synthetic": ("ivlp", "synthetic", None),
     "syncclip": ("syncclip", "both", None),
+    "syncclip with class vectors": ("syncclip", "both", SyncClip.Settings(class_vectors=True)),
     "promptsrc": (
         "promptsrc",
         "both",
@@ -35,6 +39,7 @@ CASES: dict[str, tuple[str, str, MethodSettings | None]] = {
     "probe": ("probe", "both", Probe.Settings(constraint=True)),
     "tip": ("tip", "both", Tip.Settings(views=2, cache_size=3)),
     "tip without training": ("tip", "both", Tip.Settings(views=2, cache_size=3, finetune=False)),
+    "classmeans": ("classmeans", "both", ClassMeans.Settings(views=2)),
     "cliplora": ("cliplora", "both", ClipLora.Settings(domain_rank=1)),
     "twostage": ("twostage", "both", None),
     "mma": ("mma", "both", Mma.Settings(scale=0.1)),
@@ -43,7 +48,7 @@ CASES: dict[str, tuple[str, str, MethodSettings | None]] = {
 }
 """Method, data and settings of the method."""
 
-TRAINED = [name for name in CASES if name != "tip without training"]
+TRAINED = [name for name in CASES if name not in ("tip without training", "classmeans")]
 Uninterrupted = Callable[[str], Path]
 
 
@@ -108,14 +113,14 @@ def kill_in_step_five(made: TrainJob) -> None:
 
 def kill_in_view(made: TrainJob, view: int) -> None:
     """Kill the process while it reads the second batch of a view for `prepare`."""
-    original = made.stream.batch
+    original = made.stream._read
 
-    def batch(epoch: int, step: int, at: int = 0) -> object:
+    def read(ids: BatchIds, epoch: int, step: int, at: int) -> object:
         if (step, at) == (1, view):
             os.kill(os.getpid(), signal.SIGKILL)
-        return original(epoch, step, at)
+        return original(ids, epoch, step, at)
 
-    made.stream.batch = batch
+    made.stream._read = read
     run(made)
 
 
@@ -127,6 +132,7 @@ def kill_in_view(made: TrainJob, view: int) -> None:
         ("probe", kill_in_view, (0,)),
         ("tip", kill_in_view, (1,)),
         ("tip without training", kill_in_view, (1,)),
+        ("classmeans", kill_in_view, (1,)),
     ],
 )
 def test_killed_training_resumes_to_the_same_bits(
