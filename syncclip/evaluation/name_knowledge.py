@@ -64,4 +64,5 @@ def _unit(vectors: npt.ArrayLike) -> Floats:
     """Scale vectors (n, D) to unit length; zero vectors stay zero."""
     rows = np.asarray(vectors, np.float64)
     length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)
+    unit: Floats = np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)
+    return unit
