@@ -67,10 +67,13 @@ def init(
     ] = False,
 ) -> None:
     """Inspect your own images and write a runnable recipe for them."""
+    from syncclip.cli.assess import first_lines
     from syncclip.cli.init import write_first_recipe
 
     path = write_first_recipe(data, root, out, photographs, overrides)
     text.show(f"{path}: preview its prompts with `syncclip plan {path}`, then run `syncclip study {path}`")
+    for line in first_lines(syncclip.Recipe.load(path), path):
+        text.show(line)
 
 
 def captions(

@@ -1,0 +1,186 @@
+"""Assess a dataset and a CLIP model before any image is generated: name knowledge, expected gain and advice.
+
+All measurements use the few-shot images of the base classes and the class names; no test image is read.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+
+from syncclip import storage
+from syncclip.core.settings import UserError
+from syncclip.datasets import Dataset
+from syncclip.evaluation.metrics import Number
+from syncclip.evaluation.name_knowledge import NameKnowledge, name_knowledge
+from syncclip.evaluation.predict import batches
+from syncclip.recipe.recipe import Recipe
+from syncclip.runs.build import RunParts, build_parts
+from syncclip.runs.classes import clip_of
+from syncclip.runtime.determinism import deterministic
+from syncclip.runtime.progress import Progress
+from syncclip.studies import gain_map, outputs
+from syncclip.studies.gain_map import ExpectedGain
+from syncclip.studies.pilot import Pilot, read_pilot
+from syncclip.studies.run import folder_of
+from syncclip.studies.statistics.bootstrap import Floats
+
+PAIRS = 5
+"""Number of pairs of classes that are listed."""
+
+LIMITS = (
+    "The gain map was measured on drawings, with one family of small CLIP models; gains on photographs may differ.",
+    "All images are from the bundled generator; a generator that does not know the classes gains less.",
+    "An interval is for one method; the best of several methods is likely to gain less than predicted.",
+)
+"""What the gain map cannot predict."""
+
+
+@dataclass(frozen=True)
+class ClassPair:
+    """Two class names, with the cosine similarity of their text features, or the percentage of confused images."""
+
+    names: tuple[str, str]
+    value: float
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """Measured values of a dataset and a CLIP model, expected gains, and advice.
+
+    Attributes:
+        clip: name and weights of the CLIP model.
+        base, novel: numbers of classes.
+        images: number of few-shot images used.
+        chance: accuracy of guessing among the base classes, in per cent.
+        zero_shot, class_means, name_knowledge: see `NameKnowledge`; base classes are the candidates.
+        similar: pairs of classes (base or novel) with the most similar text features.
+        confused: pairs of base classes whose few-shot images zero-shot CLIP confuses most often.
+        expected: expected gains of each configuration and number of images; empty without a prediction.
+        recommended: recommended configuration with the smallest sufficient number of images.
+        reason: reason why there is no prediction; None if there is one.
+        pilot: result of a pilot study with real measurements.
+    """
+
+    dataset: str
+    clip: str
+    base: int
+    novel: int
+    images: int
+    chance: float
+    zero_shot: float
+    class_means: float
+    name_knowledge: Number
+    similar: tuple[ClassPair, ...]
+    confused: tuple[ClassPair, ...]
+    expected: tuple[ExpectedGain, ...] = ()
+    recommended: ExpectedGain | None = None
+    reason: str | None = None
+    pilot: Pilot | None = None
+    limits: tuple[str, ...] = field(default=LIMITS)
+
+
+def assess(recipe: Recipe, pilot: str | None = None) -> Assessment:
+    """Assess whether synthetic images are expected to help on a dataset, without generating an image.
+
+    Args:
+        recipe: recipe with a single dataset; its `dataset` and `backbone` sections are used.
+        pilot: folder of a finished study with 1 to 4 images per class on the same dataset and CLIP model; default: the
+            recipe's own study folder, if it contains such a study.
+
+    Raises:
+        UserError: the dataset has no training images, fewer than 2 base classes or only one image per base class; the
+            CLIP model is not available; or the pilot is unsuitable.
+
+    Examples:
+        >>> from syncclip import Recipe, assess
+        >>> assessment = assess(Recipe.load("travel"))
+        >>> 0 < assessment.chance < assessment.zero_shot < assessment.class_means
+        True
+    """
+    measured = measure(recipe)
+    table = gain_map.installed_map()
+    reason = "no gain map is installed" if table is None else gain_map.outside(table, measured.name_knowledge)
+    if table is not None and reason is None:
+        expected = gain_map.predict(table, measured.name_knowledge)
+        measured = replace(measured, expected=expected, recommended=gain_map.recommend(expected))
+    return replace(measured, reason=reason, pilot=_pilot(recipe, pilot))
+
+
+def measure(recipe: Recipe) -> Assessment:
+    """Measure name knowledge and the most similar classes, without predictions; see `assess` for errors."""
+    parts = build_parts(recipe.with_values({"training.method": "zeroshot"}))
+    dataset = parts.dataset
+    if len(dataset.base) < 2:
+        raise UserError(
+            f"dataset {dataset.name!r} has one base class; assess requires at least 2 base classes; list more classes "
+            "in dataset.base, or use dataset.base=all"
+        )
+    rows = dataset.few_shot(*recipe.shots)
+    labels = dataset.split("train").labels[rows]
+    images, texts = _features(recipe, parts, rows)
+    knowledge = name_knowledge(images, labels, texts)
+    if not knowledge.images:
+        raise UserError(
+            f"dataset {dataset.name!r}: every base class has only one training image; assess requires at least 2 per "
+            "class; add images or increase dataset.shots"
+        )
+    return Assessment(
+        dataset=dataset.name,
+        clip=clip_of(recipe),
+        base=len(dataset.base),
+        novel=len(dataset.novel),
+        images=len(rows),
+        chance=100 / len(dataset.base),
+        zero_shot=knowledge.zero_shot,
+        class_means=knowledge.class_means,
+        name_knowledge=knowledge.ratio,
+        similar=_similar(dataset, texts),
+        confused=_confused(dataset, knowledge),
+    )
+
+
+def _features(recipe: Recipe, parts: RunParts, rows: np.ndarray) -> tuple[Floats, Floats]:
+    """Return the image features (N, D) of training rows and the text features (C, D) of all classes."""
+    images, method, features = parts.dataset.split("train"), parts.method, []
+    with (
+        Progress(len(rows), "images", "assess") as progress,
+        deterministic(recipe.training.threads),
+        torch.inference_mode(),
+    ):
+        for batch in batches(len(rows), recipe.evaluation.batch_size):
+            pixels = torch.stack([parts.backbone.preprocess(images.image(row)) for row in rows[batch].tolist()])
+            features.append(method.image_features(pixels.to(method.clip.device)).double().cpu().numpy())
+            progress.update(len(pixels))
+        return np.concatenate(features), method.text_features().double().cpu().numpy()
+
+
+def _similar(dataset: Dataset, texts: Floats) -> tuple[ClassPair, ...]:
+    """Return the pairs of candidate classes whose unit-length text features have the largest cosine similarities."""
+    labels = dataset.candidates
+    first, second = np.triu_indices(len(labels), 1)
+    cosines = (texts[labels] @ texts[labels].T)[first, second]
+    names = [dataset.classnames[label] for label in labels]
+    best = np.argsort(-cosines, kind="stable")[:PAIRS]
+    return tuple(ClassPair((names[first[i]], names[second[i]]), float(cosines[i])) for i in best)
+
+
+def _confused(dataset: Dataset, knowledge: NameKnowledge) -> tuple[ClassPair, ...]:
+    names = dataset.classnames
+    return tuple(
+        ClassPair((names[pair.labels[0]], names[pair.labels[1]]), pair.share) for pair in knowledge.confused[:PAIRS]
+    )
+
+
+def _pilot(recipe: Recipe, url: str | None) -> Pilot | None:
+    """Read the given pilot, or else a suitable study in the recipe's own folder."""
+    if url is not None:
+        return read_pilot(url, recipe)
+    own = folder_of(recipe)
+    if storage.exists(storage.join(own, outputs.STATE)):
+        with suppress(UserError):  # an unfinished, larger or different study
+            return read_pilot(own, recipe)
+    return None
