@@ -7,6 +7,7 @@ studies; without the file, the package has no map and makes no predictions.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,8 @@ COLUMNS = (
     *(f"{name}{end}" for name in TARGETS for end in ("", "_se")),
 )
 """Columns of the map. `real_only` is the baseline of `over_real`; `zero_shot` is the accuracy on shots in per cent."""
+
+HELD_OUT_COLUMNS = ("left_out", "target", *KEYS, "observed", "observed_se", "predicted", "low", "high", "covered")
 
 SMALL = 1.0
 """Gain in points that is too small to generate more images for."""
@@ -146,29 +149,20 @@ def held_out(table: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
         One row per target, row of the map and kind of fold ("dataset" or "level"), with the observed and the predicted
         gain, the prediction interval, and whether the interval contains the observed gain.
     """
-    return pd.DataFrame(_held_out(table, level))
+    return pd.DataFrame(_held_out(table, level), columns=list(HELD_OUT_COLUMNS))
 
 
-def _held_out(table: pd.DataFrame, level: float) -> Iterator[dict[str, object]]:
+def _held_out(table: pd.DataFrame, level: float) -> Iterator[tuple[object, ...]]:
     for _, rows in table.groupby(["configuration", "images_per_class"], sort=False):
-        for fold in ("dataset", "level"):
+        for fold, target in itertools.product(("dataset", "level"), TARGETS):
             for left_out in dict.fromkeys(rows[fold]):
-                for target in TARGETS:
-                    if (model := _fit(rows[rows[fold] != left_out], target)) is None:
-                        continue
-                    for row in rows[rows[fold] == left_out].to_dict("records"):
-                        predicted, observed = model.predict(row["name_knowledge"], level), row[target]
-                        yield {
-                            "left_out": fold,
-                            "target": target,
-                            **{key: row[key] for key in KEYS},
-                            "observed": observed,
-                            "observed_se": row[f"{target}_se"],
-                            "predicted": predicted.estimate,
-                            "low": predicted.low,
-                            "high": predicted.high,
-                            "covered": predicted.low <= observed <= predicted.high,
-                        }
+                if (model := _fit(rows[rows[fold] != left_out], target)) is None:
+                    continue
+                for row in rows[rows[fold] == left_out].to_dict("records"):
+                    predicted, observed = model.predict(row["name_knowledge"], level), row[target]
+                    keys = fold, target, *(row[key] for key in KEYS), observed, row[f"{target}_se"]
+                    covered = predicted.low <= observed <= predicted.high
+                    yield *keys, predicted.estimate, predicted.low, predicted.high, covered
 
 
 def errors(predictions: pd.DataFrame) -> pd.DataFrame:

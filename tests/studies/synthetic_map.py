@@ -21,8 +21,14 @@ def gain(configuration: str, name_knowledge: float, n: int) -> float:
     return (intercept + slope * name_knowledge) * (1 - 1 / (1 + n))
 
 
-def synthetic_map(seed: int, between: float = 1.0, within: float = 0.5) -> pd.DataFrame:
-    """A gain map with normal deviations of these standard deviations between and within datasets."""
+def synthetic_map(
+    seed: int, between: float = 1.0, within: float = 0.5, numbers: tuple[int, ...] = (1, 4, 16)
+) -> pd.DataFrame:
+    """A gain map with normal deviations of these standard deviations between and within datasets.
+
+    Args:
+        numbers: numbers of images per class.
+    """
     generator = np.random.default_rng(seed)
     rows = []
     for dataset in DATASETS:
@@ -30,7 +36,7 @@ def synthetic_map(seed: int, between: float = 1.0, within: float = 0.5) -> pd.Da
         for level, mean in LEVELS.items():
             knowledge = mean + generator.uniform(-0.05, 0.05)
             for name in CONFIGURATIONS:
-                for n in (1, 4, 16):
+                for n in numbers:
                     over_real = gain(name, knowledge, n) + effects[name] + generator.normal(0, within)
                     over_zero_shot = over_real + REAL_OVER_ZERO_SHOT
                     keys = level, dataset, name, n, "ivlp-real", knowledge, 100 * knowledge

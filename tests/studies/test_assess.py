@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from syncclip.studies import gain_map, run
 from syncclip.studies.assess import assess, measure
 from tests.conftest import TinyWorld
 from tests.studies.synthetic_map import synthetic_map
-from tests.worlds.dataset import CLASSES, folder_of_folders
+from tests.worlds.dataset import CLASSES, tiny_dataset
 from tests.worlds.study import make_set, run_cells_here, study_recipe, study_world
 
 
@@ -116,8 +118,12 @@ def test_unsuitable_recipes_are_errors(
 
 
 def test_a_dataset_without_training_images_is_an_error(tiny: TinyWorld, tmp_path: Path) -> None:
-    folder = folder_of_folders(tmp_path / "own", splits={"val": 3, "test": 3})
-    with pytest.raises(UserError, match=r"training images|no split 'train'"):
+    folder = tiny_dataset(tmp_path / "shapes")
+    shutil.rmtree(folder / "train")
+    description = json.loads((folder / "dataset.json").read_text())
+    del description["splits"]["train"]
+    (folder / "dataset.json").write_text(json.dumps(description))
+    with pytest.raises(UserError, match="has no split 'train'"):
         assess(Recipe.load(tiny.recipe, [f"dataset.name={folder}"]))
 
 

@@ -84,23 +84,26 @@ def test_combinations_on_few_datasets_have_no_prediction() -> None:
 
 
 def test_left_out_datasets_and_levels_are_predicted_without_their_rows() -> None:
-    table = synthetic_map(7)
+    table = synthetic_map(7, numbers=(4,))
     table = table[table["configuration"] == "class-vectors"]
     before = held_out(table)
     assert len(before) == 2 * 2 * len(table), "two targets, two kinds of folds"
     changed = table.copy()
     changed.loc[changed["dataset"] == "travel", ["over_real", "over_zero_shot"]] += 50
-    changed.loc[changed["level"] == "all", ["over_real", "over_zero_shot"]] -= 50
     after = held_out(changed)
-    for fold, left_out in (("dataset", "travel"), ("level", "all")):
-        own = (before["left_out"] == fold) & (before[fold] == left_out)
-        alone = held_out(changed[(changed[fold] == left_out) | (changed["dataset"] != "none")])
-        assert np.allclose(alone.loc[own, "predicted"], after.loc[own, "predicted"])
-        assert not np.allclose(before.loc[own, "predicted"], after.loc[own, "predicted"])
+    own = (before["left_out"] == "dataset") & (before["dataset"] == "travel")
+    assert np.allclose(before.loc[own, "predicted"], after.loc[own, "predicted"])
+    assert not np.isclose(before.loc[~own, "predicted"], after.loc[~own, "predicted"]).any()
+    assert np.allclose(after.loc[own, "observed"] - before.loc[own, "observed"], 50)
+    changed = table.copy()
+    changed.loc[changed["level"] == "all", ["over_real", "over_zero_shot"]] += 50
+    after = held_out(changed)
+    own = (before["left_out"] == "level") & (before["level"] == "all")
+    assert np.allclose(before.loc[own, "predicted"], after.loc[own, "predicted"])
 
 
 def test_errors_summarise_held_out_predictions() -> None:
-    tables = [errors(held_out(synthetic_map(seed))) for seed in range(8, 11)]
+    tables = [errors(held_out(synthetic_map(seed, numbers=(1, 16)))) for seed in (8, 9)]
     for table in tables:
         assert list(table["left_out"]) == ["dataset", "dataset", "level", "level"]
         assert table["rank_correlation"].min() > 0.8

@@ -111,7 +111,7 @@ def _fit(x: Floats, y: Floats, ids: npt.NDArray[np.int64]) -> MixedModel:
     )
 
 
-def student(level: float, freedom: int, steps: int = 100_000) -> float:
+def student(level: float, freedom: int, steps: int = 10_000) -> float:
     """Return t such that a Student-distributed variable with `freedom` degrees is within ±t with probability `level`.
 
     With t = sqrt(freedom) tan(angle), the density is proportional to cos(angle)^(freedom - 1).
