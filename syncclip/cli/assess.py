@@ -52,13 +52,17 @@ def assess(
 
         text.show(json.dumps(plain(assessment), indent=1, ensure_ascii=False))
     else:
-        text.show("\n".join(lines(assessment, source or loaded.argument)))
+        text.show("\n".join(lines(assessment, source)))
+
+
+def _is_recipe(source: str) -> bool:
+    from syncclip.recipe.files import shipped
+
+    return source.endswith((".yaml", ".yml")) or source in shipped()
 
 
 def _recipe(source: str, overrides: list[str], pilot: str | None) -> Recipe:
-    from syncclip.recipe.files import shipped
-
-    if source.endswith((".yaml", ".yml")) or source in shipped():
+    if _is_recipe(source):
         return syncclip.Recipe.load(source, overrides)
     if source:
         return syncclip.Recipe.of_dataset(source, overrides=overrides)
@@ -131,7 +135,8 @@ def _conclusion(assessment: Assessment, source: str) -> Iterator[str]:
     if gain is not None and min(gain.over_real.low, gain.over_zero_shot.low) <= 0:
         yield "An interval includes zero: confirm the gain with a pilot before a large study."
     if assessment.pilot is None and (gain is not None or not assessment.expected):
-        yield f"Pilot: `syncclip study {source} 'study.images_per_class=[1,4]'`, then assess again with --pilot DIR."
+        study = f"`syncclip study {source} 'study.images_per_class=[1,4]'`"
+        yield f"Next: {study if _is_recipe(source) else f'`syncclip init {source}`, and a pilot'}, then assess again."
 
 
 def _of_pilot(pilot: Pilot) -> Iterator[str]:

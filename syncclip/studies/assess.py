@@ -103,11 +103,14 @@ def assess(recipe: Recipe, pilot: str | None = None) -> Assessment:
     """
     measured = measure(recipe)
     table = gain_map.installed_map()
-    reason = "no gain map is installed" if table is None else gain_map.outside(table, measured.name_knowledge)
-    if table is not None and reason is None:
-        expected = gain_map.predict(table, measured.name_knowledge)
-        measured = replace(measured, expected=expected, recommended=gain_map.recommend(expected))
-    return replace(measured, reason=reason, pilot=_pilot(recipe, pilot))
+    expected = () if table is None else gain_map.predict(table, measured.name_knowledge)
+    return replace(
+        measured,
+        expected=expected,
+        recommended=gain_map.recommend(expected),
+        reason=None if expected else gain_map.reason_without(table, measured.name_knowledge),
+        pilot=_pilot(recipe, pilot),
+    )
 
 
 def measure(recipe: Recipe) -> Assessment:

@@ -85,24 +85,31 @@ def installed_map() -> pd.DataFrame | None:
     return pd.read_csv(MAP) if MAP.exists() else None
 
 
-def outside(table: pd.DataFrame, name_knowledge: float) -> str | None:
-    """Return the reason why the map has no prediction at this name knowledge; None if it has one."""
+def reason_without(table: pd.DataFrame | None, name_knowledge: float) -> str:
+    """Return the reason why `predict` returns no gain at this name knowledge."""
+    if table is None:
+        return "no gain map is installed"
+    if _covers(table, name_knowledge):
+        return "the gain map contains too few datasets"
     low, high = table["name_knowledge"].min(), table["name_knowledge"].max()
-    if low <= name_knowledge <= high:
-        return None
     return (
         f"name knowledge {name_knowledge:.2f} is outside the gain map, which was measured from {low:.2f} to {high:.2f}"
     )
 
 
+def _covers(rows: pd.DataFrame, name_knowledge: float) -> bool:
+    return bool(rows["name_knowledge"].min() <= name_knowledge <= rows["name_knowledge"].max())
+
+
 def predict(table: pd.DataFrame, name_knowledge: float, level: float = 0.95) -> tuple[ExpectedGain, ...]:
     """Predict the gains of each configuration and number of images on a new dataset.
 
-    Combinations that were measured on too few datasets are omitted (see `fit_mixed_model`).
+    Combinations that were measured on too few datasets (see `fit_mixed_model`), or only at smaller or only at larger
+    name knowledge, are omitted.
     """
     gains = []
     for _, rows in table.groupby(["configuration", "images_per_class"], sort=False):
-        models = [_fit(rows, target) for target in TARGETS]
+        models = [_fit(rows, target) for target in TARGETS] if _covers(rows, name_knowledge) else [None]
         if None not in models:
             intervals = [model.predict(name_knowledge, level) for model in models if model is not None]
             first = rows.iloc[0]

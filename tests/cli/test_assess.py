@@ -71,6 +71,12 @@ def test_an_interval_that_includes_zero_requires_a_pilot() -> None:
     assert sentence not in "\n".join(lines(predicted(sure), "birds.yaml"))
 
 
+def test_the_next_step_is_a_pilot_or_a_recipe() -> None:
+    assert "Next: `syncclip study birds.yaml 'study.images_per_class=[1,4]'`" in " ".join(lines(MEASURED, "birds.yaml"))
+    assert "Next: `syncclip init birds`, and a pilot, then assess again." in lines(MEASURED, "birds")
+    assert "Next" not in " ".join(lines(replace(MEASURED, pilot=PILOT), "birds.yaml"))
+
+
 def test_limits_of_the_map_and_of_a_pilot_are_printed() -> None:
     printed = " ".join(lines(replace(predicted(GAIN), pilot=PILOT), "birds.yaml"))
     assert "measured on drawings" in printed

@@ -10,7 +10,7 @@ import pytest
 from syncclip.recipe.study import Configuration
 from syncclip.studies import gain_map
 from syncclip.studies.analysis import Evidence
-from syncclip.studies.gain_map import ExpectedGain, enough_images, errors, held_out, outside, predict, recommend
+from syncclip.studies.gain_map import ExpectedGain, enough_images, errors, held_out, predict, reason_without, recommend
 from syncclip.studies.statistics.bootstrap import Interval
 from syncclip.studies.statistics.metrics import Outcomes
 from tests.studies.synthetic_map import CONFIGURATIONS, REAL_OVER_ZERO_SHOT, gain, synthetic_map
@@ -63,9 +63,17 @@ def test_the_smallest_number_of_images_within_a_point_of_the_maximum_is_enough()
 
 
 @pytest.mark.parametrize("name_knowledge", [0.1, 1.2, float("nan")])
-def test_name_knowledge_outside_the_map_has_a_reason(name_knowledge: float) -> None:
-    assert "is outside the gain map" in (outside(synthetic_map(4), name_knowledge) or "")
-    assert outside(synthetic_map(4), 0.6) is None
+def test_name_knowledge_outside_the_map_has_no_prediction(name_knowledge: float) -> None:
+    table = synthetic_map(4, numbers=(4,))
+    assert predict(table, name_knowledge) == ()
+    assert "is outside the gain map, which was measured from 0.3" in reason_without(table, name_knowledge)
+
+
+def test_each_configuration_is_predicted_within_its_own_range() -> None:
+    table = synthetic_map(4, numbers=(4, 16))
+    only_some = (table["images_per_class"] == 16) & ~table["level"].isin(["none", "few"])
+    assert {gain.images_per_class for gain in predict(table[~only_some], 0.8)} == {4}
+    assert {gain.images_per_class for gain in predict(table[~only_some], 0.45)} == {4, 16}
 
 
 def test_a_package_without_a_map_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,6 +89,8 @@ def test_combinations_on_few_datasets_have_no_prediction() -> None:
     table = synthetic_map(6)
     few = (table["images_per_class"] == 16) & ~table["dataset"].isin(["devices", "travel"])
     assert {gain.images_per_class for gain in predict(table[~few], 0.6)} == {1, 4}
+    two = table[table["dataset"].isin(["devices", "travel"])]
+    assert predict(two, 0.6) == () and reason_without(two, 0.6) == "the gain map contains too few datasets"
 
 
 def test_left_out_datasets_and_levels_are_predicted_without_their_rows() -> None:
