@@ -21,7 +21,7 @@ from syncclip.recipe.recipe import Recipe
 from syncclip.studies import outputs, predictions
 from syncclip.studies.analysis import Evidence, Point
 from syncclip.studies.assess import measure
-from syncclip.studies.gain_map import COLUMNS, MAP, METRIC, errors, held_out, real_only_baseline
+from syncclip.studies.gain_prediction import COLUMNS, MAP, METRIC, errors, held_out, real_only_baseline
 from syncclip.studies.run import by_dataset
 
 HELD_OUT = "held_out.csv"

@@ -18,7 +18,7 @@ from syncclip.core.text import counted, cut
 if TYPE_CHECKING:
     from syncclip.recipe.recipe import Recipe
     from syncclip.studies.assess import Assessment, ClassPair
-    from syncclip.studies.gain_map import ExpectedGain
+    from syncclip.studies.gain_prediction import ExpectedGain
     from syncclip.studies.pilot import Pilot
 
 WIDTH = 80
@@ -105,7 +105,7 @@ def short(assessment: Assessment, source: str) -> list[str]:
 
 
 def _headline(assessment: Assessment) -> str:
-    from syncclip.studies.gain_map import described
+    from syncclip.studies.gain_prediction import described
 
     if assessment.reason is not None:
         return f"No prediction: {assessment.reason}; measured values only."
@@ -121,7 +121,7 @@ def _headline(assessment: Assessment) -> str:
 
 
 def _conclusion(assessment: Assessment, source: str) -> Iterator[str]:
-    from syncclip.studies.gain_map import described
+    from syncclip.studies.gain_prediction import described
 
     if assessment.pilot is not None:
         yield from _of_pilot(assessment.pilot)
@@ -140,7 +140,7 @@ def _conclusion(assessment: Assessment, source: str) -> Iterator[str]:
 
 
 def _of_pilot(pilot: Pilot) -> Iterator[str]:
-    from syncclip.studies.gain_map import described
+    from syncclip.studies.gain_prediction import described
 
     images = counted(pilot.images_per_class, "image")
     yield (
@@ -178,7 +178,7 @@ def _pairs(pairs: tuple[ClassPair, ...], form: str, unit: str) -> str:
 def _by_configuration(expected: tuple[ExpectedGain, ...]) -> Iterator[str]:
     """Yield the expected gain of each configuration at its smallest sufficient number of images."""
     from syncclip.core.text import signed
-    from syncclip.studies.gain_map import enough_images
+    from syncclip.studies.gain_prediction import enough_images
 
     yield f"{'expected gain, points':<26}{'images':>6}  {'over real images only':<23}{'over zero-shot CLIP':<23}"
     for gain in sorted(enough_images(expected), key=lambda gain: -gain.over_zero_shot.estimate):

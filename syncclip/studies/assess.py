@@ -22,8 +22,8 @@ from syncclip.runs.build import RunParts, build_parts
 from syncclip.runs.classes import clip_of
 from syncclip.runtime.determinism import deterministic
 from syncclip.runtime.progress import Progress
-from syncclip.studies import gain_map, outputs
-from syncclip.studies.gain_map import ExpectedGain
+from syncclip.studies import gain_prediction, outputs
+from syncclip.studies.gain_prediction import ExpectedGain
 from syncclip.studies.pilot import Pilot, read_pilot
 from syncclip.studies.run import folder_of
 from syncclip.studies.statistics.bootstrap import Floats
@@ -102,13 +102,13 @@ def assess(recipe: Recipe, pilot: str | None = None) -> Assessment:
         True
     """
     measured = measure(recipe)
-    table = gain_map.installed_map()
-    expected = () if table is None else gain_map.predict(table, measured.name_knowledge)
+    table = gain_prediction.installed_map()
+    expected = () if table is None else gain_prediction.predict(table, measured.name_knowledge)
     return replace(
         measured,
         expected=expected,
-        recommended=gain_map.recommend(expected),
-        reason=None if expected else gain_map.reason_without(table, measured.name_knowledge),
+        recommended=gain_prediction.recommend(expected),
+        reason=None if expected else gain_prediction.reason_without(table, measured.name_knowledge),
         pilot=_pilot(recipe, pilot),
     )
 

@@ -16,7 +16,7 @@ from syncclip.runs.classes import clip_of
 from syncclip.runs.resolve import with_absolute_paths
 from syncclip.storage.urls import absolute
 from syncclip.studies import outputs, predictions
-from syncclip.studies.gain_map import METRIC, SMALL, real_only_baseline
+from syncclip.studies.gain_prediction import METRIC, SMALL, real_only_baseline
 from syncclip.studies.statistics.bootstrap import Floats, Interval, interval
 
 MOST_IMAGES = 4

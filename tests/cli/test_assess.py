@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from syncclip.cli.assess import WIDTH, lines, short
-from syncclip.studies import gain_map
+from syncclip.studies import gain_prediction
 from syncclip.studies.assess import Assessment, ClassPair
-from syncclip.studies.gain_map import ExpectedGain
+from syncclip.studies.gain_prediction import ExpectedGain
 from syncclip.studies.pilot import Pilot
 from syncclip.studies.statistics.bootstrap import Interval
 from tests.cli.test_app import Outcome
@@ -40,11 +40,11 @@ PILOT = Pilot(
 
 @pytest.fixture(autouse=True)
 def without_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gain_map, "MAP", tmp_path / "gain_map.csv")
+    monkeypatch.setattr(gain_prediction, "MAP", tmp_path / "gain_map.csv")
 
 
 def predicted(*expected: ExpectedGain) -> Assessment:
-    return replace(MEASURED, reason=None, expected=expected, recommended=gain_map.recommend(expected))
+    return replace(MEASURED, reason=None, expected=expected, recommended=gain_prediction.recommend(expected))
 
 
 def test_the_conclusion_comes_first() -> None:

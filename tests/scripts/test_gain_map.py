@@ -14,7 +14,7 @@ from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.studies import outputs, run
 from syncclip.studies.assess import measure
-from syncclip.studies.gain_map import COLUMNS, KEYS
+from syncclip.studies.gain_prediction import COLUMNS, KEYS
 from tests.studies.synthetic_map import CONFIGURATIONS, DATASETS, LEVELS, synthetic_map
 from tests.worlds.rewritten import rewrite_table
 from tests.worlds.study import MEMBERS, run_cells_here, study_recipe, suite_recipe, suite_world_in

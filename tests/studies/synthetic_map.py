@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from syncclip.studies.gain_map import COLUMNS
+from syncclip.studies.gain_prediction import COLUMNS
 
 LEVELS = {"none": 0.35, "few": 0.5, "some": 0.65, "many": 0.8, "all": 0.95}
 """CLIP model -> mean name knowledge."""

@@ -14,7 +14,7 @@ from syncclip.datasets import loading
 from syncclip.recipe.recipe import Recipe
 from syncclip.shards.reader import ImageSet
 from syncclip.studies import assess as assessing
-from syncclip.studies import gain_map, run
+from syncclip.studies import gain_prediction, run
 from syncclip.studies.assess import assess, measure
 from tests.conftest import TinyWorld
 from tests.studies.synthetic_map import synthetic_map
@@ -31,7 +31,7 @@ def recipe(tiny: TinyWorld) -> Recipe:
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Path of the gain map, which does not exist yet."""
     path = tmp_path / "gain_map.csv"
-    monkeypatch.setattr(gain_map, "MAP", path)
+    monkeypatch.setattr(gain_prediction, "MAP", path)
     return path
 
 

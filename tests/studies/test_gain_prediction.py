@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from syncclip.recipe.study import Configuration
-from syncclip.studies import gain_map
+from syncclip.studies import gain_prediction
 from syncclip.studies.analysis import Evidence
-from syncclip.studies.gain_map import ExpectedGain, enough_images, errors, held_out, predict, reason_without, recommend
+from syncclip.studies.gain_prediction import ExpectedGain, enough_images, errors, held_out, predict, reason_without, recommend
 from syncclip.studies.statistics.bootstrap import Interval
 from syncclip.studies.statistics.metrics import Outcomes
 from tests.studies.synthetic_map import CONFIGURATIONS, REAL_OVER_ZERO_SHOT, gain, synthetic_map
@@ -77,11 +77,11 @@ def test_each_configuration_is_predicted_within_its_own_range() -> None:
 
 
 def test_a_package_without_a_map_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gain_map, "MAP", tmp_path / "gain_map.csv")
-    assert gain_map.installed_map() is None
+    monkeypatch.setattr(gain_prediction, "MAP", tmp_path / "gain_map.csv")
+    assert gain_prediction.installed_map() is None
     table = synthetic_map(5)
     table.to_csv(tmp_path / "gain_map.csv", index=False)
-    installed = gain_map.installed_map()
+    installed = gain_prediction.installed_map()
     assert installed is not None and np.allclose(installed["over_real"], table["over_real"])
 
 
@@ -131,6 +131,6 @@ def test_the_baseline_is_the_same_method_or_else_the_first_one_on_real_images() 
     ]
     one = Outcomes(*(np.zeros((1, 2), bool),) * 2, np.zeros((1, 2)), np.array([0, 1]), 1)
     evidence = Evidence(configurations, {(each.name, None, None): (one,) for each in configurations})
-    names = [gain_map.real_only_baseline(evidence, each) for each in configurations[3:]]
+    names = [gain_prediction.real_only_baseline(evidence, each) for each in configurations[3:]]
     assert [each and each.name for each in names] == ["tip-real", "ivlp-real", "ivlp-real"]
-    assert gain_map.real_only_baseline(Evidence(configurations, {}), configurations[3]) is None
+    assert gain_prediction.real_only_baseline(Evidence(configurations, {}), configurations[3]) is None
