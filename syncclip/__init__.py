@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from syncclip.jobs import Run, evaluate, synth, train
     from syncclip.recipe.recipe import Recipe
     from syncclip.reports import report
-    from syncclip.studies.run import study
+    from syncclip.studies.levels import study
     from syncclip.studies.tune import tune
     from syncclip.synthetic_sets.prepare import plan
 
@@ -39,7 +39,7 @@ _MODULES = {
     "load": "inference.model",
     "plan": "synthetic_sets.prepare",
     "report": "reports",
-    "study": "studies.run",
+    "study": "studies.levels",
     "synth": "jobs",
     "train": "jobs",
 }
