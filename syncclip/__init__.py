@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from syncclip.recipe.recipe import Recipe
     from syncclip.reports import report
     from syncclip.studies.assess import assess
-    from syncclip.studies.run import study
+    from syncclip.studies.levels import study
     from syncclip.studies.tune import tune
     from syncclip.synthetic_sets.prepare import plan
 
@@ -41,7 +41,7 @@ _MODULES = {
     "load": "inference.model",
     "plan": "synthetic_sets.prepare",
     "report": "reports",
-    "study": "studies.run",
+    "study": "studies.levels",
     "synth": "jobs",
     "train": "jobs",
 }

@@ -145,9 +145,10 @@ def study(
     loaded = syncclip.Recipe.load(recipe, overrides)
     from syncclip import storage
     from syncclip.cli.status import study_status
-    from syncclip.reports import report
+    from syncclip.reports import write_report
     from syncclip.studies import summary
-    from syncclip.studies.run import folder_of, study
+    from syncclip.studies.levels import study
+    from syncclip.studies.run import folder_of
 
     if status:
         storage.configure(loaded.storage.options)
@@ -155,8 +156,12 @@ def study(
         return
     done = study(loaded, out)
     if len(done.table):
-        summary.show(loaded, done.url, done.table, done.comparisons)
-        text.show(f"report: {report(done.url)}")
+        report = write_report(done.url)
+        if loaded.study.pretrained:
+            text.show(report.table)
+        else:
+            summary.show(loaded, done.url, done.table, done.comparisons)
+        text.show(f"report: {report.url}")
     done.check()
 
 
