@@ -1,9 +1,10 @@
 """Derive the gain map of `syncclip assess` from published studies, and evaluate its predictions.
 
-`python -m scripts.gain_map MAPDIR` reads every study in MAPDIR: one study per CLIP model (level), each on the same
-datasets, with zero-shot CLIP, a configuration on real images only, and configurations with synthetic images. Name
-knowledge is measured with the study's dataset and CLIP model, as `assess` does. The map is written to the package, and
-`held_out.csv` to MAPDIR: predictions for each dataset and each level from the rest of the map.
+`python -m scripts.gain_map MAPDIR` reads every study in MAPDIR, such as the folder of a study with `study.pretrained`:
+one study per CLIP model (level), each on the same datasets, with zero-shot CLIP, a configuration on real images only,
+and configurations with synthetic images. Name knowledge is measured with the study's dataset and CLIP model, as
+`assess` does. The map is written to the package, and `held_out.csv` to MAPDIR: predictions for each dataset and each
+level from the rest of the map.
 """
 
 from __future__ import annotations

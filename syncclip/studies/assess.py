@@ -9,21 +9,17 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import torch
 
 from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.datasets import Dataset
 from syncclip.evaluation.metrics import Number
 from syncclip.evaluation.name_knowledge import NameKnowledge, name_knowledge
-from syncclip.evaluation.predict import batches
 from syncclip.recipe.recipe import Recipe
-from syncclip.runs.build import RunParts, build_parts
 from syncclip.runs.classes import clip_of
-from syncclip.runtime.determinism import deterministic
-from syncclip.runtime.progress import Progress
 from syncclip.studies import gain_prediction, outputs
 from syncclip.studies.gain_prediction import ExpectedGain
+from syncclip.studies.name_knowledge import encode_shots, few_shot_samples, untrained_parts
 from syncclip.studies.pilot import Pilot, read_pilot
 from syncclip.studies.run import folder_of
 from syncclip.studies.statistics.bootstrap import Floats
@@ -54,9 +50,9 @@ class Assessment:
     Attributes:
         clip: name and weights of the CLIP model.
         base, novel: numbers of classes.
-        images: number of few-shot images used.
+        images: number of different few-shot images, over the seeds of the study.
         chance: accuracy of guessing among the base classes, in per cent.
-        zero_shot, class_means, name_knowledge: see `NameKnowledge`; base classes are the candidates.
+        zero_shot, class_means, name_knowledge: see `DatasetKnowledge`; base classes are the candidates.
         similar: pairs of classes (base or novel) with the most similar text features.
         confused: pairs of base classes whose few-shot images zero-shot CLIP confuses most often.
         expected: expected gains of each configuration and number of images; empty without a prediction.
@@ -115,18 +111,16 @@ def assess(recipe: Recipe, pilot: str | None = None) -> Assessment:
 
 def measure(recipe: Recipe) -> Assessment:
     """Measure name knowledge and the most similar classes, without predictions; see `assess` for errors."""
-    parts = build_parts(recipe.with_values({"training.method": "zeroshot"}))
+    parts = untrained_parts(recipe)
     dataset = parts.dataset
     if len(dataset.base) < 2:
         raise UserError(
             f"dataset {dataset.name!r} has one base class; assess requires at least 2 base classes; list more classes "
             "in dataset.base, or use dataset.base=all"
         )
-    rows = dataset.few_shot(*recipe.shots)
-    labels = dataset.split("train").labels[rows]
-    images, texts = _features(recipe, parts, rows)
-    knowledge = name_knowledge(images, labels, texts)
-    if not knowledge.images:
+    shots = encode_shots(recipe, parts, few_shot_samples(recipe, dataset))
+    knowledge = shots.knowledge()
+    if np.isnan(knowledge.zero_shot):
         raise UserError(
             f"dataset {dataset.name!r}: every base class has only one training image; assess requires at least 2 per "
             "class; add images or increase dataset.shots"
@@ -136,29 +130,14 @@ def measure(recipe: Recipe) -> Assessment:
         clip=clip_of(recipe),
         base=len(dataset.base),
         novel=len(dataset.novel),
-        images=len(rows),
+        images=knowledge.images,
         chance=100 / len(dataset.base),
         zero_shot=knowledge.zero_shot,
         class_means=knowledge.class_means,
         name_knowledge=knowledge.ratio,
-        similar=_similar(dataset, texts),
-        confused=_confused(dataset, knowledge),
+        similar=_similar(dataset, shots.texts),
+        confused=_confused(dataset, name_knowledge(shots.features, shots.labels, shots.texts)),
     )
-
-
-def _features(recipe: Recipe, parts: RunParts, rows: np.ndarray) -> tuple[Floats, Floats]:
-    """Return the image features (N, D) of training rows and the text features (C, D) of all classes."""
-    images, method, features = parts.dataset.split("train"), parts.method, []
-    with (
-        Progress(len(rows), "images", "assess") as progress,
-        deterministic(recipe.training.threads),
-        torch.inference_mode(),
-    ):
-        for batch in batches(len(rows), recipe.evaluation.batch_size):
-            pixels = torch.stack([parts.backbone.preprocess(images.image(row)) for row in rows[batch].tolist()])
-            features.append(method.image_features(pixels.to(method.clip.device)).double().cpu().numpy())
-            progress.update(len(pixels))
-        return np.concatenate(features), method.text_features().double().cpu().numpy()
 
 
 def _similar(dataset: Dataset, texts: Floats) -> tuple[ClassPair, ...]:

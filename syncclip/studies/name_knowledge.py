@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -9,6 +10,8 @@ import numpy as np
 import torch
 
 from syncclip.core.settings import UserError
+from syncclip.datasets import Dataset
+from syncclip.datasets.dataset import Ids
 from syncclip.evaluation.metrics import Number
 from syncclip.evaluation.name_knowledge import name_knowledge
 from syncclip.recipe.recipe import Recipe, digest
@@ -52,26 +55,61 @@ def measure(recipe: Recipe, cache: ModelCache | None = None) -> DatasetKnowledge
     The images are the few-shot samples that the study's seeds select; the prompts are those of the zero-shot method.
     The result is unknown if the dataset has no training images.
     """
-    parts = build_parts(recipe.with_values({"training.method": UNTRAINED}), cache)
-    dataset = parts.dataset
-    seeds = recipe.study.seeds if recipe.dataset.seed is None else [recipe.dataset.seed]
+    parts = untrained_parts(recipe, cache)
     try:
-        samples = [dataset.few_shot(recipe.dataset.shots, seed) for seed in seeds]
+        samples = few_shot_samples(recipe, parts.dataset)
     except UserError as error:
         print_message(f"the name knowledge is unknown: {error}")
         return DatasetKnowledge(key=knowledge_key(recipe))
+    return encode_shots(recipe, parts, samples).knowledge(knowledge_key(recipe))
+
+
+@dataclass(frozen=True)
+class EncodedShots:
+    """Features of the few-shot images of a dataset's base classes, and of all class names, by the frozen CLIP model.
+
+    Attributes:
+        rows: (N,) distinct rows of the training split, ascending.
+        labels: (N,) class ids.
+        features: (N, D) image features.
+        texts: (C, D) unit-length text features of all classes.
+        samples: rows of the few-shot sample of each seed.
+    """
+
+    rows: Ids
+    labels: Ids
+    features: Floats
+    texts: Floats
+    samples: Sequence[Ids]
+
+    def knowledge(self, key: str = "") -> DatasetKnowledge:
+        """Return the name knowledge, averaged over the samples."""
+        positions = [np.searchsorted(self.rows, sample) for sample in self.samples]
+        parts = [name_knowledge(self.features[each], self.labels[each], self.texts) for each in positions]
+        zero_shot, class_means = (fmean(getattr(each, name) for each in parts) for name in ("zero_shot", "class_means"))
+        return DatasetKnowledge(
+            zero_shot, class_means, zero_shot / class_means if class_means else np.nan, len(self.rows), key
+        )
+
+
+def untrained_parts(recipe: Recipe, cache: ModelCache | None = None) -> RunParts:
+    """Load the dataset and the frozen CLIP model of a recipe, with the zero-shot method."""
+    return build_parts(recipe.with_values({"training.method": UNTRAINED}), cache)
+
+
+def few_shot_samples(recipe: Recipe, dataset: Dataset) -> list[Ids]:
+    """Return the rows of the few-shot sample of each of the study's seeds; see `Dataset.few_shot` for errors."""
+    seeds = recipe.study.seeds if recipe.dataset.seed is None else [recipe.dataset.seed]
+    return [dataset.few_shot(recipe.dataset.shots, seed) for seed in seeds]
+
+
+def encode_shots(recipe: Recipe, parts: RunParts, samples: Sequence[Ids]) -> EncodedShots:
+    """Encode the images of few-shot samples, and the prompts of all classes."""
     rows = np.unique(np.concatenate(samples))
-    labels = dataset.split("train").labels
     with deterministic(recipe.training.threads), torch.inference_mode():
         features = _encode(parts, rows, recipe.evaluation.batch_size)
-        text = parts.method.text_features(slice(len(dataset.base))).double().cpu().numpy()
-    parts_of_seeds = [
-        name_knowledge(features[np.searchsorted(rows, sample)], labels[sample], text) for sample in samples
-    ]
-    zero_shot = fmean(each.zero_shot for each in parts_of_seeds)
-    class_means = fmean(each.class_means for each in parts_of_seeds)
-    ratio = zero_shot / class_means if class_means else np.nan
-    return DatasetKnowledge(zero_shot, class_means, ratio, len(rows), knowledge_key(recipe))
+        texts = parts.method.text_features().double().cpu().numpy()
+    return EncodedShots(rows, parts.dataset.split("train").labels[rows], features, texts, samples)
 
 
 def _encode(parts: RunParts, rows: np.ndarray, batch: int) -> Floats:

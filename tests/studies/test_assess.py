@@ -14,7 +14,7 @@ from syncclip.datasets import loading
 from syncclip.recipe.recipe import Recipe
 from syncclip.shards.reader import ImageSet
 from syncclip.studies import assess as assessing
-from syncclip.studies import gain_prediction, run
+from syncclip.studies import gain_prediction, name_knowledge, run
 from syncclip.studies.assess import assess, measure
 from tests.conftest import TinyWorld
 from tests.studies.synthetic_map import synthetic_map
@@ -44,6 +44,12 @@ def test_measured_values_of_the_bundled_clip_model() -> None:
     assert measured.name_knowledge == measured.zero_shot / measured.class_means
     cosines = [pair.value for pair in measured.similar]
     assert cosines == sorted(cosines, reverse=True) and len(cosines) == 5 and max(cosines) < 1
+
+
+def test_name_knowledge_is_that_of_a_study_with_several_levels() -> None:
+    recipe = Recipe.load("travel", ["study.seeds=[1,2]"])
+    measured, of_level = measure(recipe), name_knowledge.measure(recipe)
+    assert (measured.name_knowledge, measured.images) == (of_level.ratio, of_level.images)
 
 
 def test_similar_class_names_may_be_novel(recipe: Recipe) -> None:

@@ -10,7 +10,15 @@ import pytest
 from syncclip.recipe.study import Configuration
 from syncclip.studies import gain_prediction
 from syncclip.studies.analysis import Evidence
-from syncclip.studies.gain_prediction import ExpectedGain, enough_images, errors, held_out, predict, reason_without, recommend
+from syncclip.studies.gain_prediction import (
+    ExpectedGain,
+    enough_images,
+    errors,
+    held_out,
+    predict,
+    reason_without,
+    recommend,
+)
 from syncclip.studies.statistics.bootstrap import Interval
 from syncclip.studies.statistics.metrics import Outcomes
 from tests.studies.synthetic_map import CONFIGURATIONS, REAL_OVER_ZERO_SHOT, gain, synthetic_map
