@@ -10,7 +10,7 @@ The library's functions take a recipe, and each function has a CLI command of th
     print(run.results["hm"])
     print(evaluate("runs/first", ["evaluation.split=val"]).results["hm"])
 
-The docstring examples of plan, synth, train, evaluate, tune, study and report must be run in this order.
+The docstring examples of assess, plan, synth, train, evaluate, tune, study and report must be run in this order.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from syncclip.jobs import Run, evaluate, synth, train
     from syncclip.recipe.recipe import Recipe
     from syncclip.reports import report
-    from syncclip.studies.run import study
+    from syncclip.studies.assess import assess
+    from syncclip.studies.levels import study
     from syncclip.studies.tune import tune
     from syncclip.synthetic_sets.prepare import plan
 
@@ -34,12 +35,13 @@ _MODULES = {
     "Recipe": "recipe.recipe",
     "Run": "jobs",
     "UserError": "core.settings",
+    "assess": "studies.assess",
     "tune": "studies.tune",
     "evaluate": "jobs",
     "load": "inference.model",
     "plan": "synthetic_sets.prepare",
     "report": "reports",
-    "study": "studies.run",
+    "study": "studies.levels",
     "synth": "jobs",
     "train": "jobs",
 }
@@ -53,6 +55,7 @@ __all__ = [
     "Run",
     "UserError",
     "__version__",
+    "assess",
     "evaluate",
     "load",
     "plan",

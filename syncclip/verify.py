@@ -60,12 +60,13 @@ _OF_SET = {PLAN_NAME, IMPORTED, SET_RECIPE, INDEX, COLUMNS}
 _STEP = re.compile(r"(step-\d+)\.(json|safetensors)")
 _MARKER = re.compile(r"[0-9]{5,}_stats\.json")
 _PROTOCOL = re.compile(r"[a-z0-9-]+\.(parquet|md|html)")
-ROOTS = (PLAN_NAME, IMPORTED, RECORD, outputs.STATE, PACKING, outputs.TUNED)
+ROOTS = (PLAN_NAME, IMPORTED, RECORD, outputs.STATE, outputs.LEVELS, PACKING, outputs.TUNED)
 """Files that identify the content of a folder."""
 WITH_CHECKSUM = frozenset(
     {*ROOTS, CONTENTS, SET_RECIPE, STATUS_NAME, SUMMARY_NAME, STATS_NAME, INDEX, RECIPE, PROMPTS, CLASSES, RESULTS}
     | {PREDICTIONS, STATUS, TIMING, CARD, PACKED_FILE, WHOLE_TRAIN, PROGRESS, "report.html", *outputs.ALWAYS}
     | {outputs.DATASETS, outputs.PREDICTIONS, outputs.SHIFT, outputs.FEATURES}
+    | {outputs.NAME_KNOWLEDGE, outputs.MAP, outputs.MAP_CELLS}
 )
 """Files that syncclip writes with a checksum."""
 
@@ -356,6 +357,8 @@ def _missing(folder: _Folder) -> Iterator[str]:
                 yield str(error)
         if outputs.STATE in folder.owners:
             yield from _missing_cells(folder)
+        if {outputs.LEVELS, outputs.MAP} <= {*folder.names}:
+            yield from _missing_levels(folder)
     except (UserError, json.JSONDecodeError, KeyError, TypeError):
         return  # a corrupt record is reported by its own check
 
@@ -397,6 +400,8 @@ def _required(folder: _Folder) -> Iterator[tuple[str, str]]:
         yield PLAN_NAME, "the markers belong to a plan"
     if outputs.TABLE in names:
         yield outputs.STATE, "this is a study"
+    if outputs.MAP in names:
+        yield outputs.LEVELS, "this is a study with several pretrained tags"
 
 
 def _belongs_to_a_plan(folder: _Folder) -> bool:
@@ -417,7 +422,14 @@ def _is_finished(folder: _Folder) -> bool:
     if outputs.STATE in folder.owners:
         state = outputs.read_json(folder.file(outputs.STATE))
         return all(cell["status"] in ("done", "failed") for cell in state["cells"])
-    return outputs.TUNED in folder.names or SUMMARY_NAME in folder.names
+    return not {outputs.TUNED, outputs.MAP, SUMMARY_NAME}.isdisjoint(folder.names)
+
+
+def _missing_levels(folder: _Folder) -> Iterator[str]:
+    """Yield a message for each missing level of a study with several pretrained tags."""
+    names = {*storage.listdir(folder.url)}
+    for tag in sorted({*outputs.read_json(folder.file(outputs.MAP))["levels"]} - names):
+        yield f"{folder.file(tag)} is missing, although it belongs to this study"
 
 
 def _missing_cells(folder: _Folder) -> Iterator[str]:

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from syncclip.cli import classify, datasets, jobs, plan, prompts, recipe, serve, shards, status, verify
+from syncclip.cli import assess, classify, datasets, jobs, plan, prompts, recipe, serve, shards, status, verify
 from syncclip.core.custom_code import custom_code_error
 from syncclip.core.secrets import remember_arguments
 from syncclip.core.session import current
@@ -32,7 +32,17 @@ UNWRITABLE = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS
 QUESTION = "How much does synthetic data help CLIP recognise classes without real images?"
 
 COMMANDS = (
-    *(jobs.demo, jobs.init, plan.plan, jobs.captions, jobs.submit, status.status, jobs.synth, jobs.train),
+    *(
+        jobs.demo,
+        jobs.init,
+        assess.assess,
+        plan.plan,
+        jobs.captions,
+        jobs.submit,
+        status.status,
+        jobs.synth,
+        jobs.train,
+    ),
     *(jobs.evaluate, classify.classify, classify.teacher, classify.export, classify.push, serve.serve, jobs.study),
     *(jobs.reproduce, jobs.tune, jobs.report, verify.verify, verify.recompute),
 )

@@ -67,10 +67,13 @@ def init(
     ] = False,
 ) -> None:
     """Inspect your own images and write a runnable recipe for them."""
+    from syncclip.cli.assess import first_lines
     from syncclip.cli.init import write_first_recipe
 
     path = write_first_recipe(data, root, out, photographs, overrides)
     text.show(f"{path}: preview its prompts with `syncclip plan {path}`, then run `syncclip study {path}`")
+    for line in first_lines(syncclip.Recipe.load(path), path):
+        text.show(line)
 
 
 def captions(
@@ -142,9 +145,10 @@ def study(
     loaded = syncclip.Recipe.load(recipe, overrides)
     from syncclip import storage
     from syncclip.cli.status import study_status
-    from syncclip.reports import report
+    from syncclip.reports import write_report
     from syncclip.studies import summary
-    from syncclip.studies.run import folder_of, study
+    from syncclip.studies.levels import study
+    from syncclip.studies.run import folder_of
 
     if status:
         storage.configure(loaded.storage.options)
@@ -152,8 +156,12 @@ def study(
         return
     done = study(loaded, out)
     if len(done.table):
-        summary.show(loaded, done.url, done.table, done.comparisons)
-        text.show(f"report: {report(done.url)}")
+        report = write_report(done.url)
+        if loaded.study.pretrained:
+            text.show(report.table)
+        else:
+            summary.show(loaded, done.url, done.table, done.comparisons)
+        text.show(f"report: {report.url}")
     done.check()
 
 

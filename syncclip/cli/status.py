@@ -48,9 +48,13 @@ def progress(url: str) -> list[str]:
 
 def _study_lines(url: str) -> list[str] | None:
     from syncclip import storage
+    from syncclip.studies.levels_state import read_state
     from syncclip.studies.outputs import STATE
     from syncclip.studies.status import PROGRESS, read_study_status
 
+    if (levels := read_state(url)) is not None:
+        of_levels = {tag: _study_lines(storage.join(url, tag)) for tag in levels.pretrained}
+        return [line for tag, lines in of_levels.items() for line in lines or [f"{url}: {tag} has not started"]]
     if (study := read_study_status(url)) is None:
         return None
     state = storage.join(url, STATE)

@@ -37,9 +37,10 @@ def show_problems(folder: str) -> Verification:
 
 def recompute(folder: Folder) -> None:
     """Recompute a study's means, intervals and curves from its predictions; exit with status 1 if a number differs."""
-    from syncclip.studies import predictions, summary
+    from syncclip.studies import levels, predictions, summary
+    from syncclip.studies.levels_state import read_state
 
-    result = predictions.recompute(folder)
+    result = (levels if read_state(folder) else predictions).recompute(folder)
     for table in summary.recomputed(result.means, result.comparisons):
         text.show(text.table(table.title, table.headings, table.rows))
     for difference in result.differ[:MAX_DIFFERENCES]:

@@ -141,6 +141,27 @@ def load_backbone(settings: BackboneSettings) -> Backbone:
     )
 
 
+def is_local(settings: BackboneSettings) -> bool:
+    """Return whether the weights of a CLIP model are on this machine, so that loading does not download them.
+
+    Raises:
+        UserError: the name or tag is unknown, or the folder is corrupt.
+    """
+    import open_clip
+    from huggingface_hub import try_to_load_from_cache
+    from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+
+    name, tag = _source(settings), settings.pretrained or ""
+    if name.startswith("local-dir:") or Path(tag).is_file():
+        return True
+    published = open_clip.get_pretrained_cfg(name.replace("/", "-"), tag).get("hf_hub", "")
+    repository = name.removeprefix("hf-hub:") if name.startswith("hf-hub:") else published
+    owner, _, rest = repository.rstrip("/").partition("/")
+    model, _, file = rest.partition("/")
+    names = (file,) if file else (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME)
+    return any(isinstance(try_to_load_from_cache(f"{owner}/{model}", each), str) for each in names if model)
+
+
 def _config(name: str) -> dict[str, Any]:
     """Return the `model_cfg` of a model that open_clip has loaded.
 

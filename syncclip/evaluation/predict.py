@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 RESULTS, PREDICTIONS = "results.json", "predictions.parquet"
 
 WORST_PAIRS = 10
-"""Maximum number of class pairs that `confusions` returns."""
+"""Maximum number of class pairs that `confused_pairs` returns."""
 
 
 @dataclass(frozen=True)
@@ -234,21 +234,43 @@ def confusions(predictions: Predictions, classnames: Sequence[str]) -> list[dict
     """List the most frequently confused class pairs in descending order, with all classes as candidates.
 
     Returns:
-        One dictionary per pair, with `labels` (ascending), `names`, `count` (images of either class predicted as the
-        other), and `share` (`count` as a percentage of the images of both classes). Ties are broken by label.
+        One dictionary per pair, with `names` and the attributes of `ConfusedPair`.
     """
-    p = predictions
-    wrong = p.all_classes_prediction != p.label
-    pairs = np.sort(np.stack([p.label[wrong], p.all_classes_prediction[wrong]], axis=1), axis=1)
-    distinct, counts = np.unique(pairs, axis=0, return_counts=True)
-    totals = np.bincount(p.label, minlength=len(classnames))
+    pairs = confused_pairs(predictions.label, predictions.all_classes_prediction, len(classnames))
     return [
         {
-            "labels": [a, b],
-            "names": [classnames[a], classnames[b]],
-            "count": int(count),
-            "share": float(100 * count / (totals[a] + totals[b])),
+            "labels": list(pair.labels),
+            "names": [classnames[label] for label in pair.labels],
+            "count": pair.count,
+            "share": pair.share,
         }
+        for pair in pairs
+    ]
+
+
+@dataclass(frozen=True)
+class ConfusedPair:
+    """Two classes that a classifier confuses.
+
+    Attributes:
+        labels: ids of the classes, ascending.
+        count: number of images of either class predicted as the other.
+        share: `count` as a percentage of the images of both classes.
+    """
+
+    labels: tuple[int, int]
+    count: int
+    share: float
+
+
+def confused_pairs(label: npt.NDArray[np.int64], prediction: npt.NDArray[np.int64], classes: int) -> list[ConfusedPair]:
+    """List up to `WORST_PAIRS` pairs of confused classes, the most frequent first; ties are broken by label."""
+    wrong = prediction != label
+    pairs = np.sort(np.stack([label[wrong], prediction[wrong]], axis=1), axis=1)
+    distinct, counts = np.unique(pairs, axis=0, return_counts=True)
+    totals = np.bincount(label, minlength=classes)
+    return [
+        ConfusedPair((a, b), int(count), float(100 * count / (totals[a] + totals[b])))
         for i in np.argsort(-counts, kind="stable")[:WORST_PAIRS]
         for (a, b), count in [(distinct[i].tolist(), counts[i])]
     ]

@@ -22,7 +22,7 @@ from syncclip.storage import urls
 from syncclip.studies import findings, outputs
 from syncclip.studies.cells import CellRun, check_configurations, prepare, run_cells
 from syncclip.studies.grid import cells
-from syncclip.studies.run import announce, ensure_set, failures, with_amounts
+from syncclip.studies.run import announce, ensure_set, failures, require_single_model, with_amounts
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,7 @@ def recipe_of(
         UserError: a method has no configuration, or an override is invalid.
     """
     recipe = Recipe.load(protocol.recipe, overrides, base=f"datasets/{dataset}")
+    require_single_model(recipe)
     check_configurations(recipe)
     available = {configuration.method for configuration in recipe.study.configurations}
     if unknown := [method for method in methods if method not in available]:

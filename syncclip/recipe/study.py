@@ -104,6 +104,9 @@ class StudySettings(Settings):
     reference: str = "syncclip-both"
     """Name of the reference configuration for comparisons and the feature map; if the name does not exist, the last
     configuration is the reference."""
+    pretrained: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]] = added([])
+    """Pretrained tags of the CLIP model with which to repeat the study, each in a subfolder and on the same synthetic
+    images; replaces `backbone.pretrained`. Default: a single study with `backbone.pretrained`."""
 
     cpus: float = Field(default=1, gt=0)
     """CPUs that Ray reserves for each run."""
@@ -129,7 +132,8 @@ class StudySettings(Settings):
 
     @model_validator(mode="after")
     def _check_consistency(self) -> StudySettings:
-        for key, values in (("images_per_class", self.images_per_class), ("seeds", self.seeds)):
+        for key in ("images_per_class", "seeds", "pretrained"):
+            values = getattr(self, key)
             if len(set(values)) < len(values):
                 raise ValueError(f"{key} contains duplicates: {values}")
         names = [configuration.name for configuration in self.evaluated]

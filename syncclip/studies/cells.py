@@ -136,6 +136,11 @@ def check_configurations(recipe: Recipe) -> None:
                 f"{_origin(recipe, configuration)}: images_per_class {configuration.images_per_class} contains none of "
                 f"the numbers in study.images_per_class {amounts}; add one of them"
             )
+        if recipe.study.pretrained and "backbone.pretrained" in configuration.overrides:
+            raise UserError(
+                f"{_origin(recipe, configuration)}: overrides sets backbone.pretrained, which study.pretrained varies; "
+                "remove one of them"
+            )
         for values in [{}, *({key: value} for key, tried in configuration.search_space.items() for value in tried)]:
             changed = configuration.model_copy(update={"overrides": {**configuration.overrides, **values}})
             cell_recipe(recipe, Cell(changed, None, None), None)

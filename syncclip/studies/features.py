@@ -53,7 +53,7 @@ def feature_map(
     with deterministic(recipe.training.threads), torch.inference_mode():
         for model, method in (("frozen", frozen), ("trained", parts.method)):
             size = recipe.evaluation.batch_size
-            features = [_features(method, images, domain, size) for domain, (_, _, images) in samples.items()]
+            features = [encode(method, images, domain, size) for domain, (_, _, images) in samples.items()]
             shifts[model] = measure(features[0], samples[REAL][1], features[1], samples[SYNTHETIC][1])
             for (domain, (rows, labels, _)), xy in zip(samples.items(), project(*features), strict=True):
                 columns = {"label": labels, "row": rows, "x": xy[:, 0], "y": xy[:, 1]}
@@ -61,7 +61,8 @@ def feature_map(
     return shifts, pd.concat(tables, ignore_index=True)
 
 
-def _features(method: Method, images: torch.Tensor, domain: int, batch: int) -> Floats:
+def encode(method: Method, images: torch.Tensor, domain: int, batch: int) -> Floats:
+    """Return the unnormalised features (N, D) of preprocessed images (N, 3, H, W) of one domain."""
     batches = []
     for first in range(0, len(images), batch):
         pixels = images[first : first + batch]

@@ -31,6 +31,8 @@ DATASETS, PREDICTIONS = "datasets.parquet", "predictions.parquet"
 FIT, DATA_EFFICIENCY, COMPARISONS = "fit.json", "data_efficiency.json", "comparisons.json"
 SHIFT, FEATURES = "shift.json", "features.parquet"
 COST, TABLES, TUNED = "cost.json", "tables.md", "tuned.json"
+LEVELS, NAME_KNOWLEDGE, MAP, MAP_CELLS = "levels.json", "name_knowledge.json", "map.json", "map.parquet"
+"""Files of a study that is repeated with several pretrained tags; see `levels`."""
 
 ALWAYS = TABLE, STATE, RECIPE, FIT, DATA_EFFICIENCY, COMPARISONS, COST, TABLES
 """Files that every finished study contains."""

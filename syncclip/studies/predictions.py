@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -150,15 +150,24 @@ def recompute(url: str) -> Recomputed:
         outputs.FIT: (outputs.plain(fits), stored_fits),
         outputs.DATA_EFFICIENCY: (outputs.plain(efficiency), stored_efficiency),
     }
-    leaves = [leaf for name, (computed, stored) in pairs.items() for leaf in _leaves(computed, stored, name)]
-    differ = [
+    numbers, differ = compare(pairs)
+    groups = table.groupby(keys[:2], sort=False, dropna=False)
+    means = groups[[*METRICS]].mean().assign(seeds=groups.size()).reset_index()
+    return Recomputed(means, comparisons, differ, numbers)
+
+
+def compare(documents: Mapping[str, tuple[Any, Any]]) -> tuple[int, list[str]]:
+    """Compare pairs of recomputed and stored documents, by file name.
+
+    Returns:
+        The number of compared values, and a message for each difference.
+    """
+    leaves = [leaf for name, (computed, stored) in documents.items() for leaf in _leaves(computed, stored, name)]
+    return len(leaves), [
         f"{position}: stored value {stored}, recomputed value {computed}"
         for position, computed, stored in leaves
         if not _same(computed, stored)
     ]
-    groups = table.groupby(keys[:2], sort=False, dropna=False)
-    means = groups[[*METRICS]].mean().assign(seeds=groups.size()).reset_index()
-    return Recomputed(means, comparisons, differ, len(leaves))
 
 
 def _by_cell(table: pd.DataFrame, keys: list[str]) -> list[list[float]]:

@@ -56,35 +56,18 @@ class Study:
 
 
 def study(recipe: Recipe, out: str | None = None) -> Study:
-    """Run the study of a recipe and write its results; for a suite, write results for each dataset and their average.
-
-    Missing synthetic images are generated first. To resume a study, repeat the call: finished shards and runs are kept,
-    and only missing runs are executed, such as those for newly added seeds, numbers of images or configurations.
-
-    Args:
-        recipe: recipe with a `study` section.
-        out: folder or URL of the study; by default `<storage.root>/<name>/study`.
-
-    Raises:
-        UserError: a configuration is invalid, real images are missing, the cluster is too small for a run, or a run
-            folder contains a run with a different recipe or synthetic dataset. Failed runs do not stop the study;
-            `Study.check` raises an error for them.
-
-    Examples:
-        >>> from syncclip import Recipe, study
-        >>> configurations = "study.configurations=[{method: zeroshot}, {method: ivlp, data: both}]"
-        >>> grid = ["study.images_per_class=[1, 2]", "study.seeds=[1, 2]", "study.reference=ivlp-both"]
-        >>> values = [configurations, *grid, "training.epochs=2", "training.synthetic=runs/set"]
-        >>> done = study(Recipe.load("travel", values), "runs/study")
-        >>> done.cells, done.failed, sorted(done.table["configuration"].unique())
-        (5, {}, ['ivlp-both', 'zeroshot'])
-    """
+    """Run a study with a single CLIP model; see `levels.study`."""
+    require_single_model(recipe)
     check_configurations(recipe)
     storage.configure(recipe.storage.options)
     recipes = by_dataset(recipe)
     for of_dataset in recipes.values():
         check_data(of_dataset, of_dataset.evaluation.split)
     url = folder_of(recipe, out)
+    if storage.exists(storage.join(url, outputs.LEVELS)):
+        raise UserError(
+            f"{url} contains a study with several pretrained tags; set study.pretrained, or use a new folder"
+        )
     with storage.lock(url, "study"):
         announce("study", recipes)
         parts = parts_of(recipes, url, out is not None)
@@ -194,6 +177,15 @@ def _write(recipe: Recipe, url: str, parts: Mapping[str, Part], work: StudyStatu
 def folder_of(recipe: Recipe, out: str | None = None) -> str:
     """Return the folder of a study."""
     return urls.absolute(out or storage.join(recipe.folder, "study"))
+
+
+def require_single_model(recipe: Recipe) -> None:
+    """Raise a `UserError` if the recipe's study is repeated with several pretrained tags."""
+    if recipe.study.pretrained:
+        raise UserError(
+            "study.pretrained is only supported by `syncclip study`; set backbone.pretrained to one tag, and "
+            "study.pretrained=[]"
+        )
 
 
 def check_data(recipe: Recipe, tested: Split) -> None:

@@ -16,7 +16,7 @@ from syncclip.recipe.study import Configuration
 from syncclip.storage import urls
 from syncclip.studies import outputs
 from syncclip.studies.cells import CellRun, check_configurations, run_cells
-from syncclip.studies.run import announce, by_dataset, check_data, in_order, parts_of
+from syncclip.studies.run import announce, by_dataset, check_data, in_order, parts_of, require_single_model
 
 METRIC = "all_classes_hm"
 """Selection criterion: harmonic mean of base and novel accuracy, with all classes as candidates."""
@@ -59,6 +59,7 @@ def tune(recipe: Recipe, out: str | None = None) -> Choice:
             "study.configurations: no configuration has a search space; add one, e.g. "
             "search_space: {training.epochs: [5, 10]}"
         )
+    require_single_model(recipe)
     check_configurations(recipe)
     storage.configure(recipe.storage.options)
     for of_dataset in by_dataset(recipe).values():

@@ -20,7 +20,6 @@ from syncclip.synthesis.status import STATUS_NAME, SynthesisStatus
 from syncclip.training.run_folder import RunFolder, RunRecord
 from tests.object_store import ENVIRONMENT
 from tests.shards.sets import write_set
-from tests.worlds.dataset import folder_of_folders
 
 PROGRESS = ("synth: ", "train: ", "study: ", "tune: ", "verify: ")
 """Prefixes of progress lines."""
@@ -66,7 +65,6 @@ def test_help_imports_no_slow_module() -> None:
 def test_commands_on_files_import_no_slow_module(tmp_path: Path) -> None:
     RunFolder(str(tmp_path / "run"), "run", "0").write(RunRecord(name="run", recipe_hash="0", total_steps=20))
     write_set(str(tmp_path / "set"), classes=2, rounds=1)
-    images = folder_of_folders(tmp_path / "own", per_class=6)
     with keep_status_file(
         str(tmp_path / "synthetic" / STATUS_NAME), SynthesisStatus.begin(planned=96, images=96, most=1)
     ):
@@ -78,7 +76,6 @@ def test_commands_on_files_import_no_slow_module(tmp_path: Path) -> None:
         "caltech101": ["datasets", "ls"],
         "default 10": ["recipe", "explain", "training.epochs"],
         "224 images": ["plan", "travel"],
-        "own.yaml": ["init", str(images), "--out", str(tmp_path / "own.yaml")],
     }
     slow, printed = imported_by(*commands.values())
     assert [text for text in commands if text not in printed] == []

@@ -102,6 +102,34 @@ def test_weights_that_are_not_cached_are_one_error_without_a_network(
 
 
 @pytest.mark.parametrize(
+    ("name", "tag", "file"),
+    [
+        ("ViT-B-16", "openai", "models--timm--vit_base_patch16_clip_224.openai/open_clip_model.safetensors"),
+        ("hf-hub:alice/clip", None, "models--alice--clip/open_clip_pytorch_model.bin"),
+        ("ViTamin-S", "datacomp1b", "models--jienengchen--ViTamin-S/pytorch_model.bin"),
+    ],
+)
+def test_published_weights_are_local_if_they_are_cached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, tag: str | None, file: str
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    settings = BackboneSettings(name=name, pretrained=tag)
+    assert not backbone.is_local(settings)
+    repository, _, weights = file.partition("/")
+    for path, content in (("refs/main", "0" * 40), (f"snapshots/{'0' * 40}/{weights}", "")):
+        (tmp_path / repository / path).parent.mkdir(parents=True)
+        (tmp_path / repository / path).write_text(content)
+    assert backbone.is_local(settings)
+
+
+def test_the_bundled_model_and_files_are_local(tmp_path: Path) -> None:
+    assert backbone.is_local(BackboneSettings())
+    assert backbone.is_local(BackboneSettings(name=str(make_clip_folder(tmp_path))))
+    (tmp_path / "weights.pt").touch()
+    assert backbone.is_local(BackboneSettings(name="ViT-B-16", pretrained=str(tmp_path / "weights.pt")))
+
+
+@pytest.mark.parametrize(
     ("file", "reason"),
     [("open_clip_config.json", "contains no CLIP model"), ("open_clip_model.safetensors", "could not be loaded")],
 )

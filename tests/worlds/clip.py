@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+import open_clip
+import pytest
 import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from open_clip.tokenizer import SimpleTokenizer
@@ -55,6 +58,19 @@ def make_clip_folder(
     }
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=1))
     return folder
+
+
+def register_clip(patch: pytest.MonkeyPatch, folder: Path, tags: Sequence[str]) -> str:
+    """Register a tiny CLIP with open_clip, with a pretrained tag for each seed from 0; returns the model's name."""
+    configs = open_clip.factory._MODEL_CONFIGS
+    for seed, tag in enumerate(tags):
+        make_clip_folder(folder / tag, seed=seed)
+    config = json.loads((folder / tags[0] / "open_clip_config.json").read_text())["model_cfg"]
+    config["text_cfg"]["hf_tokenizer_name"] = str(folder / tags[0])
+    weights = {tag: {"file": str(folder / tag / "open_clip_model.safetensors")} for tag in tags}
+    patch.setitem(configs, "tiny-clip", config)
+    patch.setitem(open_clip.pretrained._PRETRAINED, "tiny-clip", weights)
+    return "tiny-clip"
 
 
 @cache

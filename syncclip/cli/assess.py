@@ -1,0 +1,189 @@
+"""`syncclip assess`: whether synthetic images are expected to help, before an image is generated."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import syncclip
+from syncclip.cli.arguments import Overrides
+from syncclip.core import text
+from syncclip.core.settings import UserError
+from syncclip.core.text import counted, cut
+
+if TYPE_CHECKING:
+    from syncclip.recipe.recipe import Recipe
+    from syncclip.studies.assess import Assessment, ClassPair
+    from syncclip.studies.gain_prediction import ExpectedGain
+    from syncclip.studies.pilot import Pilot
+
+WIDTH = 80
+"""Maximum line length in characters."""
+LONGEST_NAME = 20
+"""Maximum length of a class name in a pair, in characters."""
+
+
+def assess(
+    source: Annotated[
+        str,
+        typer.Argument(
+            default_factory=str,
+            show_default=False,
+            metavar="RECIPE_OR_DATASET",
+            help="Recipe, dataset name or folder of images; default: the recipe of the pilot.",
+        ),
+    ],
+    overrides: Overrides,
+    pilot: Annotated[
+        str | None,
+        typer.Option("--pilot", metavar="DIR", help="Folder of a finished study with 1 to 4 images per class."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Predict whether synthetic images will help, from a dataset and a CLIP model, without generating an image."""
+    loaded = _recipe(source, overrides, pilot)
+    assessment = syncclip.assess(loaded, pilot)
+    if as_json:
+        from syncclip.studies.outputs import plain
+
+        text.show(json.dumps(plain(assessment), indent=1, ensure_ascii=False))
+    else:
+        text.show("\n".join(lines(assessment, source)))
+
+
+def _is_recipe(source: str) -> bool:
+    from syncclip.recipe.files import shipped
+
+    return source.endswith((".yaml", ".yml")) or source in shipped()
+
+
+def _recipe(source: str, overrides: list[str], pilot: str | None) -> Recipe:
+    if _is_recipe(source):
+        return syncclip.Recipe.load(source, overrides)
+    if source:
+        return syncclip.Recipe.of_dataset(source, overrides=overrides)
+    if pilot is None:
+        raise UserError("missing argument: specify a recipe, a dataset, or --pilot DIR")
+    from syncclip.studies.pilot import recipe_of_pilot
+
+    return recipe_of_pilot(pilot)
+
+
+def lines(assessment: Assessment, source: str) -> list[str]:
+    """Return an assessment as lines of text, the conclusion first."""
+    paragraphs = [*_conclusion(assessment, source), "", *_measured(assessment)]
+    if assessment.expected:
+        paragraphs += ["", *_by_configuration(assessment.expected), "", *assessment.limits]
+    return [
+        line for paragraph in paragraphs for line in textwrap.wrap(paragraph, WIDTH, subsequent_indent="  ") or [""]
+    ]
+
+
+def first_lines(recipe: Recipe, source: str) -> list[str]:
+    """Return a recipe's assessment in three lines, or the reason why it failed; empty if CLIP would be downloaded."""
+    from syncclip.clip.backbone import is_local
+
+    try:
+        return short(syncclip.assess(recipe), source) if is_local(recipe.backbone) else []
+    except UserError as error:
+        return [f"not assessed: {error}"]
+
+
+def short(assessment: Assessment, source: str) -> list[str]:
+    """Return an assessment as three lines of text."""
+    a = assessment
+    return [
+        f"name knowledge of CLIP {a.clip!r}: {a.name_knowledge:.2f} (zero-shot {a.zero_shot:.1f} %, class means "
+        f"{a.class_means:.1f} %, chance {a.chance:.1f} %)",
+        _headline(a),
+        f"details: `syncclip assess {source}`",
+    ]
+
+
+def _headline(assessment: Assessment) -> str:
+    from syncclip.studies.gain_prediction import described
+
+    if assessment.reason is not None:
+        return f"No prediction: {assessment.reason}; measured values only."
+    gain = assessment.recommended
+    if gain is None:
+        return (
+            "Recommended method: none; no method is predicted to outperform both real images only and zero-shot CLIP."
+        )
+    images = counted(gain.images_per_class, "synthetic image")
+    return (
+        f"Recommended: {gain.configuration} with {images} per class; {described(gain.over_real)} over real images only."
+    )
+
+
+def _conclusion(assessment: Assessment, source: str) -> Iterator[str]:
+    from syncclip.studies.gain_prediction import described
+
+    if assessment.pilot is not None:
+        yield from _of_pilot(assessment.pilot)
+    yield _headline(assessment)
+    gain = assessment.recommended
+    if gain is not None:
+        yield (
+            f"Over zero-shot CLIP: {described(gain.over_zero_shot)}. Gains are in harmonic mean over all classes, with "
+            f"95 % prediction intervals for a new dataset; more images are predicted to add less than a point."
+        )
+    if gain is not None and min(gain.over_real.low, gain.over_zero_shot.low) <= 0:
+        yield "An interval includes zero: confirm the gain with a pilot before a large study."
+    if assessment.pilot is None and (gain is not None or not assessment.expected):
+        study = f"`syncclip study {source} 'study.images_per_class=[1,4]'`"
+        yield f"Next: {study if _is_recipe(source) else f'`syncclip init {source}`, and a pilot'}, then assess again."
+
+
+def _of_pilot(pilot: Pilot) -> Iterator[str]:
+    from syncclip.studies.gain_prediction import described
+
+    images = counted(pilot.images_per_class, "image")
+    yield (
+        f"Pilot: {pilot.verdict}. {pilot.configuration} with {images} per class gained {described(pilot.measured)} "
+        f"over {pilot.real_only}; {pilot.limit} images per class are expected to add {described(pilot.additional)}."
+    )
+    seeds = (
+        " The interval does not include the variation between seeds, because the pilot has one."
+        if pilot.seeds == 1
+        else ""
+    )
+    yield f"The pilot does not support conclusions beyond {pilot.limit} images per class.{seeds}"
+
+
+def _measured(assessment: Assessment) -> Iterator[str]:
+    a = assessment
+    yield f"{a.dataset}: {a.base + a.novel:,} classes, {a.base:,} of them base classes; CLIP {a.clip!r}"
+    yield f"measured on {counted(a.images, 'training image')} of base classes, no test image:"
+    yield f"  {'chance level':<36}{a.chance:6.1f} %"
+    yield f"  {'zero-shot (class names)':<36}{a.zero_shot:6.1f} %"
+    yield f"  {'class means (images), leave-one-out':<36}{a.class_means:6.1f} %"
+    yield f"  {'name knowledge (ratio)':<36}{a.name_knowledge:6.2f}"
+    yield f"most similar class names (cosine): {_pairs(a.similar, '.2f', '')}"
+    if a.confused:
+        yield f"most confused by zero-shot CLIP: {_pairs(a.confused, '.0f', ' %')}"
+
+
+def _pairs(pairs: tuple[ClassPair, ...], form: str, unit: str) -> str:
+    return ", ".join(
+        f"{cut(pair.names[0], LONGEST_NAME)} and {cut(pair.names[1], LONGEST_NAME)} ({pair.value:{form}}{unit})"
+        for pair in pairs
+    )
+
+
+def _by_configuration(expected: tuple[ExpectedGain, ...]) -> Iterator[str]:
+    """Yield the expected gain of each configuration at its smallest sufficient number of images."""
+    from syncclip.core.text import signed
+    from syncclip.studies.gain_prediction import enough_images
+
+    yield f"{'expected gain, points':<26}{'images':>6}  {'over real images only':<23}{'over zero-shot CLIP':<23}"
+    for gain in sorted(enough_images(expected), key=lambda gain: -gain.over_zero_shot.estimate):
+        intervals = (
+            f"{signed(each.estimate)} ({signed(each.low, each.high)})" for each in (gain.over_real, gain.over_zero_shot)
+        )
+        over_real, over_zero_shot = intervals
+        yield f"{cut(gain.configuration, 25):<26}{gain.images_per_class:>6}  {over_real:<23}{over_zero_shot:<23}"

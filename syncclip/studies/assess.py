@@ -1,0 +1,168 @@
+"""Assess a dataset and a CLIP model before any image is generated: name knowledge, expected gain and advice.
+
+All measurements use the few-shot images of the base classes and the class names; no test image is read.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from syncclip import storage
+from syncclip.core.settings import UserError
+from syncclip.datasets import Dataset
+from syncclip.evaluation.metrics import Number
+from syncclip.evaluation.name_knowledge import NameKnowledge, name_knowledge
+from syncclip.recipe.recipe import Recipe
+from syncclip.runs.classes import clip_of
+from syncclip.studies import gain_prediction, outputs
+from syncclip.studies.gain_prediction import ExpectedGain
+from syncclip.studies.name_knowledge import encode_shots, few_shot_samples, untrained_parts
+from syncclip.studies.pilot import Pilot, read_pilot
+from syncclip.studies.run import folder_of
+from syncclip.studies.statistics.bootstrap import Floats
+
+PAIRS = 5
+"""Number of pairs of classes that are listed."""
+
+LIMITS = (
+    "The gain map was measured on drawings, with one family of small CLIP models; gains on photographs may differ.",
+    "All images are from the bundled generator; a generator that does not know the classes gains less.",
+    "An interval is for one method; the best of several methods is likely to gain less than predicted.",
+)
+"""What the gain map cannot predict."""
+
+
+@dataclass(frozen=True)
+class ClassPair:
+    """Two class names, with the cosine similarity of their text features, or the percentage of confused images."""
+
+    names: tuple[str, str]
+    value: float
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """Measured values of a dataset and a CLIP model, expected gains, and advice.
+
+    Attributes:
+        clip: name and weights of the CLIP model.
+        base, novel: numbers of classes.
+        images: number of different few-shot images, over the seeds of the study.
+        chance: accuracy of guessing among the base classes, in per cent.
+        zero_shot, class_means, name_knowledge: see `DatasetKnowledge`; base classes are the candidates.
+        similar: pairs of classes (base or novel) with the most similar text features.
+        confused: pairs of base classes whose few-shot images zero-shot CLIP confuses most often.
+        expected: expected gains of each configuration and number of images; empty without a prediction.
+        recommended: recommended configuration with the smallest sufficient number of images.
+        reason: reason why there is no prediction; None if there is one.
+        pilot: result of a pilot study with real measurements.
+    """
+
+    dataset: str
+    clip: str
+    base: int
+    novel: int
+    images: int
+    chance: float
+    zero_shot: float
+    class_means: float
+    name_knowledge: Number
+    similar: tuple[ClassPair, ...]
+    confused: tuple[ClassPair, ...]
+    expected: tuple[ExpectedGain, ...] = ()
+    recommended: ExpectedGain | None = None
+    reason: str | None = None
+    pilot: Pilot | None = None
+    limits: tuple[str, ...] = field(default=LIMITS)
+
+
+def assess(recipe: Recipe, pilot: str | None = None) -> Assessment:
+    """Assess whether synthetic images are expected to help on a dataset, without generating an image.
+
+    Args:
+        recipe: recipe with a single dataset; its `dataset` and `backbone` sections are used.
+        pilot: folder of a finished study with 1 to 4 images per class on the same dataset and CLIP model; default: the
+            recipe's own study folder, if it contains such a study.
+
+    Raises:
+        UserError: the dataset has no training images, fewer than 2 base classes or only one image per base class; the
+            CLIP model is not available; or the pilot is unsuitable.
+
+    Examples:
+        >>> from syncclip import Recipe, assess
+        >>> assessment = assess(Recipe.load("travel"))
+        >>> 0 < assessment.chance < assessment.zero_shot < assessment.class_means
+        True
+    """
+    measured = measure(recipe)
+    table = gain_prediction.installed_map()
+    expected = () if table is None else gain_prediction.predict(table, measured.name_knowledge)
+    return replace(
+        measured,
+        expected=expected,
+        recommended=gain_prediction.recommend(expected),
+        reason=None if expected else gain_prediction.reason_without(table, measured.name_knowledge),
+        pilot=_pilot(recipe, pilot),
+    )
+
+
+def measure(recipe: Recipe) -> Assessment:
+    """Measure name knowledge and the most similar classes, without predictions; see `assess` for errors."""
+    parts = untrained_parts(recipe)
+    dataset = parts.dataset
+    if len(dataset.base) < 2:
+        raise UserError(
+            f"dataset {dataset.name!r} has one base class; assess requires at least 2 base classes; list more classes "
+            "in dataset.base, or use dataset.base=all"
+        )
+    shots = encode_shots(recipe, parts, few_shot_samples(recipe, dataset))
+    knowledge = shots.knowledge()
+    if np.isnan(knowledge.zero_shot):
+        raise UserError(
+            f"dataset {dataset.name!r}: every base class has only one training image; assess requires at least 2 per "
+            "class; add images or increase dataset.shots"
+        )
+    return Assessment(
+        dataset=dataset.name,
+        clip=clip_of(recipe),
+        base=len(dataset.base),
+        novel=len(dataset.novel),
+        images=knowledge.images,
+        chance=100 / len(dataset.base),
+        zero_shot=knowledge.zero_shot,
+        class_means=knowledge.class_means,
+        name_knowledge=knowledge.ratio,
+        similar=_similar(dataset, shots.texts),
+        confused=_confused(dataset, name_knowledge(shots.features, shots.labels, shots.texts)),
+    )
+
+
+def _similar(dataset: Dataset, texts: Floats) -> tuple[ClassPair, ...]:
+    """Return the pairs of candidate classes whose unit-length text features have the largest cosine similarities."""
+    labels = dataset.candidates
+    first, second = np.triu_indices(len(labels), 1)
+    cosines = (texts[labels] @ texts[labels].T)[first, second]
+    names = [dataset.classnames[label] for label in labels]
+    best = np.argsort(-cosines, kind="stable")[:PAIRS]
+    return tuple(ClassPair((names[first[i]], names[second[i]]), float(cosines[i])) for i in best)
+
+
+def _confused(dataset: Dataset, knowledge: NameKnowledge) -> tuple[ClassPair, ...]:
+    names = dataset.classnames
+    return tuple(
+        ClassPair((names[pair.labels[0]], names[pair.labels[1]]), pair.share) for pair in knowledge.confused[:PAIRS]
+    )
+
+
+def _pilot(recipe: Recipe, url: str | None) -> Pilot | None:
+    """Read the given pilot, or else a suitable study in the recipe's own folder."""
+    if url is not None:
+        return read_pilot(url, recipe)
+    own = folder_of(recipe)
+    if storage.exists(storage.join(own, outputs.STATE)):
+        with suppress(UserError):  # an unfinished, larger or different study
+            return read_pilot(own, recipe)
+    return None

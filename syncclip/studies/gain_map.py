@@ -1,0 +1,285 @@
+"""Map of gains: the effect of synthetic images at several levels of name knowledge, with its trend and sign change.
+
+A level is one pretrained tag of the CLIP model. All levels have the same test images, classes and seeds, so their
+resamples are shared, and differences between levels are paired.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from syncclip.evaluation.metrics import METRICS, Number
+from syncclip.recipe.study import Configuration, StudySettings
+from syncclip.studies import analysis
+from syncclip.studies.analysis import Evidence
+from syncclip.studies.statistics.bootstrap import Floats, Interval, Resampled, difference, interval
+
+Over = Literal["real", "zero-shot", ""]
+"""Kind of baseline: the counterpart on real images only (see `analysis.origin`), zero-shot CLIP, or none."""
+Verdict = Literal["significant gain", "significant loss", "inconclusive"]
+
+GRID = 201
+"""Number of values of name knowledge at which a trend's band is evaluated."""
+
+
+@dataclass(frozen=True)
+class MapCell:
+    """Metric of a configuration at one level, and its gain over a baseline in points, with its interval over classes.
+
+    Attributes:
+        pretrained: tag of the level.
+        dataset: name of the dataset; empty for the average over all datasets.
+        images_per_class: number of synthetic images; None without synthetic images, or for a mean over all numbers.
+        averaged: whether the metric is the mean over all numbers of images.
+        baseline: name of the baseline configuration; empty without a baseline.
+        value: metric in per cent, averaged over seeds.
+    """
+
+    pretrained: str
+    dataset: str
+    configuration: str
+    images_per_class: int | None
+    averaged: bool
+    over: Over
+    baseline: str
+    metric: str
+    value: float
+    gain: float
+    low: float
+    high: float
+    verdict: Verdict
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Trend:
+    """Linear trend of a gain over the levels, fitted by least squares to the average over all datasets.
+
+    Attributes:
+        pretrained: tags of the levels, in ascending order of name knowledge.
+        slope: gain in points per unit of name knowledge.
+        ends: gain of the line at the smallest and the largest measured name knowledge.
+        crossing: name knowledge at which the line crosses zero; None outside the measured range.
+        gain_range, loss_range: smallest and largest measured name knowledge at which the line's interval is above
+            (below) zero; empty if there is none. Between the two ranges, the sign is inconclusive: these bounds are
+            the confidence interval of the crossing, obtained by inverting the pointwise test.
+    """
+
+    configuration: str
+    images_per_class: int | None
+    averaged: bool
+    over: Over
+    baseline: str
+    metric: str
+    pretrained: tuple[str, ...]
+    slope: Interval
+    ends: tuple[Interval, ...]
+    crossing: float | None
+    gain_range: tuple[float, ...]
+    loss_range: tuple[float, ...]
+    seeds: int
+
+
+@dataclass(frozen=True)
+class MapSummary:
+    """Content of map.json.
+
+    Attributes:
+        levels: tag -> name knowledge, averaged over datasets; NaN if unknown.
+        datasets: tag -> dataset -> name knowledge.
+        names: names of the configurations -> (method, data).
+    """
+
+    confidence_level: float
+    resamples: int
+    split: str
+    reference: str
+    levels: Mapping[str, Number]
+    datasets: Mapping[str, Mapping[str, Number]]
+    names: Mapping[str, tuple[str, str]]
+    trends: Sequence[Trend]
+
+
+@dataclass(frozen=True)
+class _Contrast:
+    """Metrics of a configuration, and those of its baseline with the same seeds and resamples."""
+
+    configuration: Configuration
+    images_per_class: int | None
+    averaged: bool
+    over: Over
+    baseline: str
+    seeds: int
+    ours: Mapping[str, Resampled]
+    """Tag of a level -> metrics."""
+    theirs: Mapping[str, Resampled]
+
+
+def verdict(low: float, high: float) -> Verdict:
+    """Judge a gain by its confidence interval."""
+    return "significant gain" if low > 0 else "significant loss" if high < 0 else "inconclusive"
+
+
+def map_cells(levels: Mapping[str, Evidence], settings: StudySettings, datasets: Sequence[str]) -> list[MapCell]:
+    """Compute all cells of the map, first those of the average over datasets.
+
+    Args:
+        levels: tag -> outcomes.
+        datasets: names of a suite's datasets, in the order of the outcomes; empty for a single dataset.
+    """
+    views = {"": levels}
+    for number, name in enumerate(datasets):
+        views[name] = {tag: _of_dataset(evidence, number) for tag, evidence in levels.items()}
+    return [
+        cell
+        for dataset, view in views.items()
+        for contrast in _contrasts(view, settings.resamples)
+        for cell in _cells(contrast, dataset, settings.confidence_level)
+    ]
+
+
+def trends(levels: Mapping[str, Evidence], knowledge: Mapping[str, float], settings: StudySettings) -> list[Trend]:
+    """Fit the trend of each gain, averaged over datasets, at the levels with known name knowledge.
+
+    Args:
+        knowledge: tag -> name knowledge. Trends require at least two different values.
+    """
+    tags = sorted((tag for tag in levels if math.isfinite(knowledge[tag])), key=knowledge.__getitem__)
+    result = []
+    for contrast in _contrasts({tag: levels[tag] for tag in tags}, settings.resamples):
+        x = np.array([knowledge[tag] for tag in contrast.theirs])
+        if len(set(x.tolist())) < 2:
+            continue
+        for metric in METRICS:
+            pairs = [(contrast.ours[tag][metric], contrast.theirs[tag][metric]) for tag in contrast.theirs]
+            estimates = np.array([(ours[0] - theirs[0]).mean() for ours, theirs in pairs])
+            if np.isnan(estimates).any():
+                continue
+            line = _line(x, estimates, np.stack([ours[1] - theirs[1] for ours, theirs in pairs]), settings)
+            keys = contrast.configuration.name, contrast.images_per_class, contrast.averaged, contrast.over
+            result.append(Trend(*keys, contrast.baseline, metric, tuple(contrast.theirs), **line, seeds=contrast.seeds))
+    return result
+
+
+def table(cells: Sequence[MapCell]) -> pd.DataFrame:
+    """Return the cells as a table with one row per cell."""
+    rows = [vars(cell) for cell in cells]
+    return pd.DataFrame(rows, columns=[field.name for field in fields(MapCell)]).astype({"images_per_class": "Int64"})
+
+
+def _line(x: Floats, gains: Floats, resamples: Floats, settings: StudySettings) -> dict[str, Any]:
+    """Fit a line to gains (L,) and their resamples (L, R) at name knowledge x (L,); see `Trend`."""
+    fit = np.linalg.pinv(np.stack([np.ones_like(x), x], axis=1))
+    (offset, slope), drawn = fit @ gains, fit @ resamples
+    grid = np.linspace(x.min(), x.max(), GRID)
+    edge = (1 - settings.confidence_level) / 2
+    values = drawn[0, :, None] + drawn[1, :, None] * grid
+    low, high = np.quantile(values, [edge, 1 - edge], axis=0, method="inverted_cdf")
+    crossing = -offset / slope if slope else math.nan
+    return {
+        "slope": interval(slope, drawn[1], settings.confidence_level),
+        "ends": tuple(
+            interval(offset + slope * grid[end], values[:, end], settings.confidence_level) for end in (0, -1)
+        ),
+        "crossing": float(crossing) if grid[0] <= crossing <= grid[-1] else None,
+        "gain_range": _range(grid[low > 0]),
+        "loss_range": _range(grid[high < 0]),
+    }
+
+
+def _range(values: Floats) -> tuple[float, ...]:
+    return (float(values.min()), float(values.max())) if len(values) else ()
+
+
+def _of_dataset(evidence: Evidence, number: int) -> Evidence:
+    """Return the outcomes on one dataset of a suite."""
+    return Evidence(evidence.configurations, {key: (parts[number],) for key, parts in evidence.cells.items()})
+
+
+def _contrasts(levels: Mapping[str, Evidence], count: int) -> Iterator[_Contrast]:
+    """Yield the contrasts of each configuration with each of its baselines.
+
+    A contrast has the levels at which the configuration and its baseline are finished. It uses the numbers of images
+    and the seeds that these levels have in common, so that all levels share the resamples.
+    """
+    every = {each.name: each for evidence in levels.values() for each in evidence.configurations}
+    for configuration in every.values():
+        finished = {tag: evidence for tag, evidence in levels.items() if evidence.points(configuration)}
+        for over, baseline in _baselines(finished, configuration).items():
+            selected = {tag: each for tag, each in finished.items() if baseline is None or each.points(baseline)}
+            numbers = [{n for _, n in evidence.points(configuration)} for evidence in selected.values()]
+            amounts = sorted(set.intersection(*numbers), key=lambda n: n or 0)
+            points = [(configuration, n) for n in amounts]
+            trained = [*points, *([(baseline, None)] if baseline is not None and baseline.trained else [])]
+            of_levels = [{*evidence.seeds(trained)} for evidence in selected.values()]
+            seeds = sorted(set.intersection(*of_levels), key=lambda seed: seed or 0)
+            if not points or not seeds:
+                continue
+            theirs = {
+                tag: evidence.resampled((baseline, None), seeds, "classes", count)
+                for tag, evidence in selected.items()
+                if baseline is not None
+            }
+            ours = [
+                {tag: evidence.resampled(point, seeds, "classes", count) for tag, evidence in selected.items()}
+                for point in points
+            ]
+            keys = over, "" if baseline is None else baseline.name, len(seeds)
+            for n, metrics in zip(amounts, ours, strict=True):
+                yield _Contrast(configuration, n, False, *keys, metrics, theirs)
+            if configuration.synthetic:
+                means = {tag: _mean([metrics[tag] for metrics in ours]) for tag in selected}
+                yield _Contrast(configuration, None, True, *keys, means, theirs)
+
+
+def _baselines(levels: Mapping[str, Evidence], configuration: Configuration) -> dict[Over, Configuration | None]:
+    """Return the baselines of a configuration by kind, or {"": None} if there are none."""
+    baselines: dict[Over, Configuration | None] = {}
+    for evidence in levels.values():
+        if configuration.synthetic and (real := analysis.origin(evidence, configuration)) is not None and real.trained:
+            baselines.setdefault("real", real)
+        for other in evidence.configurations if configuration.trained else ():
+            if not other.trained and evidence.points(other):
+                baselines.setdefault("zero-shot", other)
+    return baselines or ({"": None} if levels else {})
+
+
+def _mean(metrics: Sequence[Resampled]) -> Resampled:
+    """Average the metrics at several numbers of images."""
+    columns = {name: zip(*(each[name] for each in metrics), strict=True) for name in METRICS}
+    return {
+        name: (np.mean(list(runs), axis=0), np.mean(list(values), axis=0)) for name, (runs, values) in columns.items()
+    }
+
+
+def _cells(contrast: _Contrast, dataset: str, confidence_level: float) -> Iterator[MapCell]:
+    for tag, ours in contrast.ours.items():
+        theirs = contrast.theirs.get(tag)
+        gains = {} if theirs is None else difference(ours, theirs, confidence_level)
+        for metric in METRICS:
+            value = float(ours[metric][0].mean())
+            if math.isnan(value):
+                continue
+            gain = gains.get(metric, Interval(math.nan, math.nan, math.nan))
+            yield MapCell(
+                pretrained=tag,
+                dataset=dataset,
+                configuration=contrast.configuration.name,
+                images_per_class=contrast.images_per_class,
+                averaged=contrast.averaged,
+                over=contrast.over,
+                baseline=contrast.baseline,
+                metric=metric,
+                value=value,
+                gain=gain.estimate,
+                low=gain.low,
+                high=gain.high,
+                verdict=verdict(gain.low, gain.high),
+                seeds=contrast.seeds,
+            )

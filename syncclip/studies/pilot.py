@@ -1,0 +1,151 @@
+"""Forecast from a pilot study with few synthetic images per class: whether more images will increase accuracy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from syncclip import storage
+from syncclip.core.settings import UserError
+from syncclip.core.text import counted
+from syncclip.datasets import load_dataset
+from syncclip.recipe.recipe import Recipe
+from syncclip.runs.classes import clip_of
+from syncclip.runs.resolve import with_absolute_paths
+from syncclip.storage.urls import absolute
+from syncclip.studies import outputs, predictions
+from syncclip.studies.gain_prediction import METRIC, SMALL, real_only_baseline
+from syncclip.studies.statistics.bootstrap import Floats, Interval, interval
+
+MOST_IMAGES = 4
+"""Maximum number of synthetic images per class in a pilot; the report of a larger study answers the question itself."""
+REACH = 4
+"""Factor by which a pilot's largest number of images is extrapolated."""
+EXPONENTS = (0.5, 1.0, 2.0)
+"""Assumed exponents c of the remaining gain, (1 + n)^(-c). With c = 1, the remaining gain halves with each doubling of
+1 + n; the other values are the bounds of the interval."""
+
+Verdict = Literal["more images help", "more images do not help", "undecided"]
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """Measured and extrapolated gains of a pilot study over training on real images only, in points of `METRIC`.
+
+    Attributes:
+        real_only: baseline without synthetic images.
+        images_per_class: largest number of synthetic images per class in the pilot.
+        measured: gain at `images_per_class`, with an interval over classes and seeds.
+        limit: largest number of images per class to which the pilot is extrapolated.
+        additional: additional gain from `images_per_class` to `limit`.
+    """
+
+    url: str
+    configuration: str
+    real_only: str
+    seeds: int
+    images_per_class: int
+    measured: Interval
+    limit: int
+    additional: Interval
+    verdict: Verdict
+
+
+def read_pilot(url: str, recipe: Recipe | None = None) -> Pilot:
+    """Read a finished pilot study, and extrapolate the gain of its reference configuration.
+
+    Args:
+        url: folder of the study.
+        recipe: recipe whose dataset and CLIP model the pilot must have.
+
+    Raises:
+        UserError: the study is missing, unfinished, too large, has other classes or another CLIP model, or has no
+            suitable pair of configurations.
+    """
+    url = absolute(url)
+    path = storage.join(url, outputs.STATE)
+    if not storage.exists(path):
+        raise UserError(f"{url}: no study found; run a pilot with `syncclip study RECIPE study.images_per_class=[1,4]`")
+    owner, state = storage.read_owner(path), outputs.read_json(path)
+    cells = state["cells"]
+    if waiting := sum(cell["status"] != "done" for cell in cells):
+        raise UserError(f"{url}: {waiting} of {len(cells)} training runs are not finished; run the study again")
+    of_pilot = recipe_of_pilot(url)
+    if recipe is not None:
+        _require_same(url, recipe, of_pilot)
+    settings = of_pilot.study
+    evidence = predictions.read(url, settings.configurations, owner)
+    reference = settings.reference_configuration
+    points = [(configuration, n) for configuration, n in evidence.points(reference) if n]
+    real_only = real_only_baseline(evidence, reference)
+    if not points or real_only is None:
+        raise UserError(
+            f"{url}: a pilot requires a reference configuration with synthetic images, and a configuration with "
+            "data: real; add them to study.configurations"
+        )
+    amounts = [n for _, n in points if n]
+    if amounts[-1] > MOST_IMAGES:
+        raise UserError(
+            f"{url}: the study has up to {counted(amounts[-1], 'image')} per class, but a pilot has at most "
+            f"{MOST_IMAGES}; see the study's own results with `syncclip report {url}`"
+        )
+    baseline = (real_only, None)
+    if not (seeds := evidence.seeds([baseline, *points])):
+        raise UserError(f"{url}: no seed is finished for all numbers of images; run the study again")
+    metrics = [evidence.resampled(point, seeds, "classes", settings.resamples)[METRIC] for point in [baseline, *points]]
+    estimates = np.array([values[0].mean() for values in metrics])
+    resamples = np.stack([values[1] for values in metrics])
+    gains, resampled = estimates[1:] - estimates[0], resamples[1:] - resamples[0]
+    if not np.isfinite(resampled).all():
+        raise UserError(f"{url}: the base or the novel split has too few classes for an interval; use more classes")
+    limit = REACH * amounts[-1]
+    additional = extrapolate(amounts, gains, resampled, limit, settings.confidence_level)
+    measured = interval(gains[-1], resampled[-1], settings.confidence_level)
+    return Pilot(
+        url, reference.name, real_only.name, len(seeds), amounts[-1], measured, limit, additional, verdict(additional)
+    )
+
+
+def recipe_of_pilot(url: str) -> Recipe:
+    """Return the recipe of a study; raise a `UserError` if there is none."""
+    return Recipe.load(storage.join(absolute(url), outputs.RECIPE), own=False)
+
+
+def _require_same(url: str, recipe: Recipe, of_pilot: Recipe) -> None:
+    ours, theirs = (with_absolute_paths(each) for each in (recipe, of_pilot))
+    if clip_of(ours) != clip_of(theirs):
+        raise UserError(f"{url}: the pilot uses the CLIP model {clip_of(theirs)!r}, not {clip_of(ours)!r}")
+    if load_dataset(ours.dataset).classnames != load_dataset(theirs.dataset).classnames:
+        raise UserError(f"{url}: the pilot has other classes than dataset {recipe.dataset.name!r}")
+
+
+def extrapolate(
+    amounts: list[int], gains: Floats, resampled: Floats, limit: int, confidence_level: float = 0.95
+) -> Interval:
+    """Extrapolate gains at a few numbers of images n to the additional gain from the largest n to `limit`.
+
+    The gain is modelled as G * (1 - (1 + n)^(-c)). The eventual gain G is fitted by least squares; c is not fitted, but
+    taken from `EXPONENTS`: the estimate uses the middle exponent, and the interval covers the intervals of all.
+
+    Args:
+        amounts: (A,) ascending numbers of images per class.
+        gains: (A,) measured gains over 0 images.
+        resampled: (A, R) gains in each resample.
+    """
+    n = np.array([*amounts, limit], np.float64)
+    intervals = []
+    for exponent in EXPONENTS:
+        shares = 1 - (1 + n) ** -exponent
+        weights = shares[:-1] / (shares[:-1] ** 2).sum() * (shares[-1] - shares[-2])
+        intervals.append(interval(weights @ gains, weights @ resampled, confidence_level))
+    low, high = min(each.low for each in intervals), max(each.high for each in intervals)
+    return Interval(intervals[1].estimate, low, high)
+
+
+def verdict(additional: Interval) -> Verdict:
+    """Judge an additional gain: it helps if it is significant and at least `SMALL`, and not if it is surely smaller."""
+    if additional.high < SMALL:
+        return "more images do not help"
+    return "more images help" if additional.low > 0 and additional.estimate >= SMALL else "undecided"

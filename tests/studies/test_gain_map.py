@@ -1,0 +1,187 @@
+"""Gains at several levels of name knowledge, their trend and sign change, from constructed outcomes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from syncclip.recipe.study import Configuration, StudySettings
+from syncclip.studies.analysis import BOOTSTRAP_SEED, Evidence
+from syncclip.studies.gain_map import MapCell, Trend, map_cells, table, trends, verdict
+from syncclip.studies.statistics.bootstrap import configuration_metrics, difference, interval, make_resamples
+from syncclip.studies.statistics.metrics import Outcomes
+
+CONFIGURATIONS = [
+    Configuration(method="zeroshot"),
+    Configuration(method="ivlp", data="real"),
+    Configuration(method="syncclip"),
+]
+SETTINGS = StudySettings(configurations=CONFIGURATIONS, images_per_class=[1, 4], seeds=[1, 2], resamples=400)
+LABEL = np.arange(8).repeat(100)
+KNOWLEDGE = {"low": 0.4, "middle": 0.6, "high": 0.8}
+
+
+def outcomes(*accuracies: float) -> Outcomes:
+    """Outcomes of one run on eight classes with these accuracies in per cent, repeated over the classes."""
+    right = (np.tile(np.arange(100), 8) < np.resize(accuracies, 8).repeat(100))[None]
+    return Outcomes(right, right, right * 1.0, LABEL, 4)
+
+
+def level(*with_images: Outcomes, real: Outcomes | None = None) -> Evidence:
+    """Zero-shot, IVLP on real images and SYNC-CLIP at 1 and 4 images per class, with two equal seeds."""
+    cells = {("zeroshot", None, None): (outcomes(40),)}
+    for seed in SETTINGS.seeds:
+        cells["ivlp-real", None, seed] = (real or outcomes(50),)
+        cells |= {("syncclip-both", n, seed): (each,) for n, each in zip((1, 4), with_images, strict=True)}
+    return Evidence(CONFIGURATIONS, cells)
+
+
+def cell_of(cells: list[MapCell], over: str, n: int | None, metric: str = "novel", tag: str = "low") -> MapCell:
+    (cell,) = [
+        cell
+        for cell in cells
+        if (cell.pretrained, cell.configuration, cell.over, cell.images_per_class, cell.metric, cell.dataset)
+        == (tag, "syncclip-both", over, n, metric, "")
+    ]
+    assert cell.averaged == (n is None)
+    return cell
+
+
+def trend_of(levels: dict[str, Evidence], metric: str = "novel", **knowledge: float) -> Trend:
+    """Trend of SYNC-CLIP's gain over real images only, averaged over numbers of images."""
+    found = [
+        trend
+        for trend in trends(levels, {**KNOWLEDGE, **knowledge}, SETTINGS)
+        if (trend.configuration, trend.over, trend.averaged, trend.metric) == ("syncclip-both", "real", True, metric)
+    ]
+    assert len(found) == 1
+    return found[0]
+
+
+def test_gains_over_real_images_only_and_over_zero_shot() -> None:
+    cells = map_cells({"low": level(outcomes(55), outcomes(65))}, SETTINGS, [])
+    real, zero = cell_of(cells, "real", 4), cell_of(cells, "zero-shot", 1)
+    assert (real.baseline, real.value, real.gain, real.verdict) == ("ivlp-real", 65, 15, "significant gain")
+    assert (zero.baseline, zero.value, zero.gain) == ("zeroshot", 55, 15)
+    mean = cell_of(cells, "real", None)
+    assert (mean.value, mean.gain) == (60, 10)
+    assert {(cell.configuration, cell.over) for cell in cells} == {
+        ("zeroshot", ""),
+        ("ivlp-real", "zero-shot"),
+        ("syncclip-both", "real"),
+        ("syncclip-both", "zero-shot"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.1, 2, "significant gain"),
+        (-2, -0.1, "significant loss"),
+        (-1, 1, "inconclusive"),
+        (np.nan,) * 2 + ("inconclusive",),
+    ],
+)
+def test_verdict_follows_the_interval(low: float, high: float, expected: str) -> None:
+    assert verdict(low, high) == expected
+
+
+def test_intervals_resample_classes_and_average_resamples_over_numbers_of_images() -> None:
+    first, second, real = outcomes(50, 70), outcomes(60, 40, 90), outcomes(50, 55)
+    cells = map_cells({"low": level(first, second, real=real)}, SETTINGS, [])
+    both = {key: (part.within_split.repeat(2, 0)) for key, part in (("1", first), ("4", second), ("real", real))}
+    parts = {
+        key: replace(first, within_split=right, all_classes=right, base_score=right * 1.0)
+        for key, right in both.items()
+    }
+    resamples = make_resamples(2, [first], 400, np.random.default_rng(BOOTSTRAP_SEED), "classes")
+    metrics = {key: configuration_metrics([part], resamples) for key, part in parts.items()}
+    at_four = difference(metrics["4"], metrics["real"])["novel"]
+    cell = cell_of(cells, "real", 4)
+    assert (cell.low, cell.high) == (at_four.low, at_four.high) and cell.low < cell.gain < cell.high
+    mean = (metrics["1"]["novel"][1] + metrics["4"]["novel"][1]) / 2 - metrics["real"]["novel"][1]
+    averaged = cell_of(cells, "real", None)
+    expected = interval(mean.mean(), mean, 0.95)
+    assert (averaged.low, averaged.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_trend_is_the_line_through_the_gains_with_its_sign_change() -> None:
+    levels = {
+        tag: level(outcomes(50 + gain - 2), outcomes(50 + gain + 2))
+        for tag, gain in {"low": 10, "middle": 0, "high": -10}.items()
+    }
+    trend = trend_of(levels)
+    assert trend.pretrained == ("low", "middle", "high")
+    assert trend.slope.estimate == pytest.approx(-50)
+    assert [end.estimate for end in trend.ends] == pytest.approx([10, -10])
+    assert trend.crossing == pytest.approx(0.6)
+    assert trend.gain_range == pytest.approx((0.4, 0.6), abs=0.005)
+    assert trend.loss_range == pytest.approx((0.6, 0.8), abs=0.005)
+
+
+def test_sign_change_outside_the_measured_range_is_unknown() -> None:
+    levels = {
+        tag: level(outcomes(50 + gain), outcomes(50 + gain))
+        for tag, gain in {"low": 10, "middle": 6, "high": 2}.items()
+    }
+    trend = trend_of(levels)
+    assert trend.crossing is None and trend.loss_range == ()
+    assert trend.gain_range == pytest.approx((0.4, 0.8))
+
+
+def test_levels_share_resamples() -> None:
+    """Gains vary between classes, but their change between levels does not."""
+    levels = {
+        tag: level(outcomes(50 + change, 90 + change), outcomes(50 + change, 90 + change))
+        for tag, change in {"low": 10, "high": 0}.items()
+    }
+    cell = cell_of(map_cells(levels, SETTINGS, []), "real", None)
+    assert cell.high - cell.low > 20
+    slope = trend_of(levels).slope
+    assert (slope.estimate, slope.low, slope.high) == pytest.approx((-25, -25, -25))
+
+
+def test_level_without_the_baseline_or_with_unknown_name_knowledge_has_no_trend() -> None:
+    complete = level(outcomes(60), outcomes(60))
+    unfinished = Evidence(CONFIGURATIONS, {key: each for key, each in complete.cells.items() if key[0] != "ivlp-real"})
+    levels = {"low": complete, "middle": complete, "high": unfinished}
+    assert trend_of(levels).pretrained == ("low", "middle")
+    assert trend_of({**levels, "high": complete}, middle=float("nan")).pretrained == ("low", "high")
+    assert trends({"low": complete}, KNOWLEDGE, SETTINGS) == []
+    over = {cell.over for cell in map_cells(levels, SETTINGS, []) if cell.pretrained == "high"}
+    assert over == {"", "zero-shot"}
+
+
+def test_levels_use_the_seeds_and_numbers_of_images_in_common() -> None:
+    complete = level(outcomes(60), outcomes(60))
+    dropped = {("syncclip-both", 4, 1), ("syncclip-both", 4, 2), ("syncclip-both", 1, 2)}
+    fewer = Evidence(CONFIGURATIONS, {key: each for key, each in complete.cells.items() if key not in dropped})
+    cells = map_cells({"low": complete, "high": fewer}, SETTINGS, [])
+    of_method = [cell for cell in cells if cell.configuration == "syncclip-both"]
+    assert {cell.images_per_class for cell in of_method} == {None, 1}
+    assert {cell.seeds for cell in of_method} == {1}
+
+
+def test_cells_of_each_dataset_and_of_their_average() -> None:
+    complete = level(outcomes(60), outcomes(60))
+    worse = {key: (parts[0], outcomes(30)) for key, parts in complete.cells.items()}
+    cells = map_cells({"low": Evidence(CONFIGURATIONS, worse)}, SETTINGS, ["first", "second"])
+    gains = {
+        cell.dataset: cell.gain
+        for cell in cells
+        if (cell.configuration, cell.over, cell.images_per_class, cell.metric) == ("syncclip-both", "real", 4, "hm")
+    }
+    assert gains == pytest.approx({"": 5, "first": 10, "second": 0})
+    assert table(cells)["images_per_class"].isna().sum() == sum(cell.images_per_class is None for cell in cells)
+
+
+def test_metrics_without_images_are_omitted() -> None:
+    base = outcomes(60)
+    cells = {key: (replace(parts[0], base=8),) for key, parts in level(base, base).cells.items()}
+    assert {cell.metric for cell in map_cells({"low": Evidence(CONFIGURATIONS, cells)}, SETTINGS, [])} == {
+        "base",
+        "all_classes_base",
+        "all_classes_accuracy",
+    }

@@ -1,0 +1,144 @@
+"""Predictions of the gain map: known model, recommendation, held-out datasets and levels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from syncclip.recipe.study import Configuration
+from syncclip.studies import gain_prediction
+from syncclip.studies.analysis import Evidence
+from syncclip.studies.gain_prediction import (
+    ExpectedGain,
+    enough_images,
+    errors,
+    held_out,
+    predict,
+    reason_without,
+    recommend,
+)
+from syncclip.studies.statistics.bootstrap import Interval
+from syncclip.studies.statistics.metrics import Outcomes
+from tests.studies.synthetic_map import CONFIGURATIONS, REAL_OVER_ZERO_SHOT, gain, synthetic_map
+
+
+def expected(configuration: str, n: int, over_real: float, over_zero_shot: float = 9.0) -> ExpectedGain:
+    intervals = (Interval(value, value - 1, value + 1) for value in (over_real, over_zero_shot))
+    return ExpectedGain(configuration, n, "ivlp-real", *intervals)
+
+
+def test_gains_of_the_known_model_are_predicted() -> None:
+    gains = predict(synthetic_map(1, between=0, within=0), 0.6)
+    assert len(gains) == 3 * len(CONFIGURATIONS)
+    for each in gains:
+        true = gain(each.configuration, 0.6, each.images_per_class)
+        assert each.over_real.estimate == pytest.approx(true)
+        assert each.over_zero_shot.estimate == pytest.approx(true + REAL_OVER_ZERO_SHOT)
+
+
+def test_the_interval_grows_with_the_variation_between_datasets() -> None:
+    widths = []
+    for between in (0.2, 3.0):
+        interval = predict(synthetic_map(2, between), 0.6)[0].over_real
+        widths.append(interval.high - interval.low)
+    assert widths[1] > 3 * widths[0]
+
+
+@pytest.mark.parametrize(("name_knowledge", "recommended"), [(0.4, "class-vectors"), (0.93, None)])
+def test_the_recommendation_depends_on_name_knowledge(name_knowledge: float, recommended: str | None) -> None:
+    chosen = recommend(predict(synthetic_map(3, between=0.1, within=0.1), name_knowledge))
+    assert (chosen and chosen.configuration) == recommended
+
+
+def test_a_method_must_outperform_both_baselines() -> None:
+    only_zero_shot, only_real, both = expected("a", 4, -1, 20), expected("b", 4, 20, -1), expected("c", 4, 2, 3)
+    assert recommend([only_zero_shot, only_real, both]) is both
+    assert recommend([only_zero_shot, only_real]) is None
+    assert recommend([]) is None
+
+
+def test_the_smallest_number_of_images_within_a_point_of_the_maximum_is_enough() -> None:
+    gains = [
+        expected("a", 16, 5.0),
+        expected("a", 1, 2.0),
+        expected("a", 4, 4.1),
+        expected("b", 1, -2),
+        expected("b", 4, -4),
+    ]
+    assert [(gain.configuration, gain.images_per_class) for gain in enough_images(gains)] == [("a", 4), ("b", 1)]
+
+
+@pytest.mark.parametrize("name_knowledge", [0.1, 1.2, float("nan")])
+def test_name_knowledge_outside_the_map_has_no_prediction(name_knowledge: float) -> None:
+    table = synthetic_map(4, numbers=(4,))
+    assert predict(table, name_knowledge) == ()
+    assert "is outside the gain map, which was measured from 0.3" in reason_without(table, name_knowledge)
+
+
+def test_each_configuration_is_predicted_within_its_own_range() -> None:
+    table = synthetic_map(4, numbers=(4, 16))
+    only_some = (table["images_per_class"] == 16) & ~table["level"].isin(["none", "few"])
+    assert {gain.images_per_class for gain in predict(table[~only_some], 0.8)} == {4}
+    assert {gain.images_per_class for gain in predict(table[~only_some], 0.45)} == {4, 16}
+
+
+def test_a_package_without_a_map_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gain_prediction, "MAP", tmp_path / "gain_map.csv")
+    assert gain_prediction.installed_map() is None
+    table = synthetic_map(5)
+    table.to_csv(tmp_path / "gain_map.csv", index=False)
+    installed = gain_prediction.installed_map()
+    assert installed is not None and np.allclose(installed["over_real"], table["over_real"])
+
+
+def test_combinations_on_few_datasets_have_no_prediction() -> None:
+    table = synthetic_map(6)
+    few = (table["images_per_class"] == 16) & ~table["dataset"].isin(["devices", "travel"])
+    assert {gain.images_per_class for gain in predict(table[~few], 0.6)} == {1, 4}
+    two = table[table["dataset"].isin(["devices", "travel"])]
+    assert predict(two, 0.6) == () and reason_without(two, 0.6) == "the gain map contains too few datasets"
+
+
+def test_left_out_datasets_and_levels_are_predicted_without_their_rows() -> None:
+    table = synthetic_map(7, numbers=(4,))
+    table = table[table["configuration"] == "class-vectors"]
+    before = held_out(table)
+    assert len(before) == 2 * 2 * len(table), "two targets, two kinds of folds"
+    changed = table.copy()
+    changed.loc[changed["dataset"] == "travel", ["over_real", "over_zero_shot"]] += 50
+    after = held_out(changed)
+    own = (before["left_out"] == "dataset") & (before["dataset"] == "travel")
+    assert np.allclose(before.loc[own, "predicted"], after.loc[own, "predicted"])
+    assert not np.isclose(before.loc[~own, "predicted"], after.loc[~own, "predicted"]).any()
+    assert np.allclose(after.loc[own, "observed"] - before.loc[own, "observed"], 50)
+    changed = table.copy()
+    changed.loc[changed["level"] == "all", ["over_real", "over_zero_shot"]] += 50
+    after = held_out(changed)
+    own = (before["left_out"] == "level") & (before["level"] == "all")
+    assert np.allclose(before.loc[own, "predicted"], after.loc[own, "predicted"])
+
+
+def test_errors_summarise_held_out_predictions() -> None:
+    tables = [errors(held_out(synthetic_map(seed, numbers=(1, 16)))) for seed in (8, 9)]
+    for table in tables:
+        assert list(table["left_out"]) == ["dataset", "dataset", "level", "level"]
+        assert table["rank_correlation"].min() > 0.8
+        assert table["absolute_error"].max() < 2
+        assert table["same_sign"].min() > 80
+    assert np.mean([table["coverage"] for table in tables]) >= 93
+
+
+def test_the_baseline_is_the_same_method_or_else_the_first_one_on_real_images() -> None:
+    configurations = [
+        Configuration(method="zeroshot"),
+        Configuration(method="ivlp", data="real"),
+        Configuration(method="tip", data="real"),
+        *(Configuration(method=method, data="synthetic") for method in ("tip", "probe", "syncclip")),
+    ]
+    one = Outcomes(*(np.zeros((1, 2), bool),) * 2, np.zeros((1, 2)), np.array([0, 1]), 1)
+    evidence = Evidence(configurations, {(each.name, None, None): (one,) for each in configurations})
+    names = [gain_prediction.real_only_baseline(evidence, each) for each in configurations[3:]]
+    assert [each and each.name for each in names] == ["tip-real", "ivlp-real", "ivlp-real"]
+    assert gain_prediction.real_only_baseline(Evidence(configurations, {}), configurations[3]) is None

@@ -1,0 +1,115 @@
+"""Pilots: extrapolation by hand, verdicts, and studies that are not pilots."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from syncclip import storage
+from syncclip.core.settings import UserError
+from syncclip.recipe.recipe import Recipe
+from syncclip.studies import outputs, pilot
+from syncclip.studies.pilot import extrapolate, read_pilot, verdict
+from syncclip.studies.run import Study
+from syncclip.studies.statistics.bootstrap import Interval
+from tests.worlds.rewritten import rewrite_json, rewrite_table
+from tests.worlds.study import study_recipe
+
+
+@pytest.fixture
+def copy(suite_study: Study, tmp_path: Path) -> Path:
+    """A copy of the files of a study of one dataset with 1, 2 and 4 images per class."""
+    for file in (Path(suite_study.url) / "second").iterdir():
+        if file.is_file():
+            shutil.copy(file, tmp_path)
+    return tmp_path
+
+
+def resamples(gain: float, spread: float = 0.0) -> np.ndarray:
+    return gain + spread * np.linspace(-1, 1, 201)[None]
+
+
+def test_the_remaining_gain_halves_when_one_plus_n_doubles() -> None:
+    # 3 points with 1 image are half of the gain; with 3 images, a quarter remains.
+    more = extrapolate([1], np.array([3.0]), resamples(3.0), 3)
+    assert more.estimate == pytest.approx(1.5)
+    slow, fast = (3 * (1 - 4**-c) / (1 - 2**-c) - 3 for c in (0.5, 2))
+    assert (more.low, more.high) == pytest.approx((fast, slow)), "the interval contains both exponents"
+
+
+def test_all_numbers_of_images_contribute_to_the_extrapolation() -> None:
+    exact = np.array([4.0, 6.4])  # 8 points eventually
+    assert extrapolate([1, 4], exact, exact[:, None], 16).estimate == pytest.approx(8 / 5 - 8 / 17)
+
+
+def test_the_interval_contains_the_measured_interval() -> None:
+    more = extrapolate([1], np.array([3.0]), resamples(3.0, spread=4.0), 3)
+    assert more.low < 0 < 3.5 < more.high
+
+
+def test_a_loss_becomes_larger_with_more_images() -> None:
+    assert extrapolate([4], np.array([-3.0]), resamples(-3.0, 1.0), 16).high < 0
+
+
+@pytest.mark.parametrize(
+    ("estimate", "low", "high", "expected"),
+    [
+        (2.0, 0.5, 4.0, "more images help"),
+        (2.0, -0.5, 4.0, "undecided"),
+        (0.8, 0.1, 1.5, "undecided"),
+        (0.3, -0.5, 0.9, "more images do not help"),
+        (-4.0, -8.0, -1.0, "more images do not help"),
+    ],
+)
+def test_verdicts(estimate: float, low: float, high: float, expected: str) -> None:
+    assert verdict(Interval(estimate, low, high)) == expected
+
+
+def test_a_pilot_is_measured_on_the_reference_configuration(copy: Path) -> None:
+    path = copy / outputs.PREDICTIONS
+    table = storage.read_parquet(storage.read_bytes(str(path))).to_pandas()
+    generator = np.random.default_rng(1)
+    share = np.where(table["configuration"] == "syncclip-both", 0.7, 0.4)
+    table["all_classes"] = generator.random(len(table)) < share
+    rewrite_table(path, table)
+    measured = read_pilot(str(copy))
+    runs = table.groupby(["configuration", table["images_per_class"].fillna(0), "seed", "novel"])["all_classes"].mean()
+    base, novel = runs.xs(False, level="novel"), runs.xs(True, level="novel")
+    hm = (200 * base * novel / (base + novel)).groupby(level=[0, 1]).mean()
+    assert measured.measured.estimate == pytest.approx(hm["syncclip-both", 4] - hm["ivlp-real", 0])
+    assert measured.measured.low < measured.measured.estimate < measured.measured.high
+    assert (measured.configuration, measured.real_only) == ("syncclip-both", "ivlp-real")
+    assert (measured.seeds, measured.images_per_class, measured.limit) == (2, 4, 16)
+    assert measured.additional.low < measured.additional.estimate < measured.additional.high
+    assert measured.verdict == verdict(measured.additional)
+
+
+def test_a_folder_without_a_study_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no study found"):
+        read_pilot(str(tmp_path))
+
+
+def test_an_unfinished_study_is_an_error(copy: Path) -> None:
+    state = outputs.read_json(str(copy / outputs.STATE))
+    state["cells"][0]["status"] = "waiting"
+    rewrite_json(copy / outputs.STATE, state)
+    with pytest.raises(UserError, match=r"1 of \d+ training runs are not finished"):
+        read_pilot(str(copy))
+
+
+def test_a_study_with_more_images_is_not_a_pilot(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pilot, "MOST_IMAGES", 2)
+    with pytest.raises(UserError, match="up to 4 images per class, but a pilot has at most 2"):
+        read_pilot(str(copy))
+
+
+def test_a_pilot_must_have_the_classes_and_the_clip_model_of_the_recipe(copy: Path, suite_world: Path) -> None:
+    own = Recipe.load(str(copy / outputs.RECIPE), own=False)
+    assert read_pilot(str(copy), own).seeds == 2
+    with pytest.raises(UserError, match="has other classes than dataset 'icons/travel'"):
+        read_pilot(str(copy), own.with_values({"dataset.name": "icons/travel"}))
+    with pytest.raises(UserError, match="the pilot uses the CLIP model .*, not 'icons'"):
+        read_pilot(str(copy), study_recipe(suite_world, "backbone.name=icons"))
