@@ -6,7 +6,7 @@ The parent folder contains one ordinary study per tag, the synthetic images that
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -298,8 +298,8 @@ def recompute(url: str) -> Recomputed:
         if storage.exists(storage.join(url, tag, outputs.PREDICTIONS))
     }
     summary, cells = _compute(url, state)
-    path, columns = storage.join(url, outputs.MAP_CELLS), [field.name for field in fields(MapCell)]
-    stored = storage.read_table(path, columns, "run the study again", owner=state.owner)
+    path = storage.join(url, outputs.MAP_CELLS)
+    stored = storage.read_table(path, gain_map.columns(), "run the study again", owner=state.owner)
     pairs = {
         outputs.MAP: (outputs.plain(summary), outputs.read_json(storage.join(url, outputs.MAP), state.owner)),
         outputs.MAP_CELLS: (outputs.plain([asdict(cell) for cell in cells]), outputs.plain(stored.to_pylist())),
