@@ -179,11 +179,9 @@ def figure_values(study: GainMap, metric: str) -> dict[str, Any]:
     values = {
         "configurations": study.configurations,
         "metric": metric,
-        "level": coverage(study.summary.confidence_level),
         "gains": gains,
         "datasets": list(study.state.datasets),
         "numbers": sorted({cell.images_per_class for cell in study.cells if cell.images_per_class}),
-        "tags": [tag for tag in study.tags if math.isfinite(study.summary.levels[tag])],
     }
     plain: dict[str, Any] = json.loads(
         json.dumps(values, default=vars),

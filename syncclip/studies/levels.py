@@ -23,7 +23,6 @@ from syncclip.runs.build import ModelCache
 from syncclip.runtime.progress import print_message
 from syncclip.studies import gain_map, outputs, predictions
 from syncclip.studies import run as single
-from syncclip.studies.analysis import Evidence
 from syncclip.studies.cells import cell_recipe, check_configurations
 from syncclip.studies.gain_map import MapCell, MapSummary
 from syncclip.studies.grid import Cell
@@ -219,7 +218,11 @@ def _compute(url: str, state: LevelsState) -> tuple[MapSummary, list[MapCell]]:
     """Compute the map from the predictions of all levels and from their name knowledge."""
     storage.read_verified(storage.join(url, outputs.RECIPE), state.owner)
     recipe = Recipe.load(storage.join(url, outputs.RECIPE), own=False)
-    levels = {tag: evidence for tag in state.pretrained if (evidence := _evidence(storage.join(url, tag)))}
+    levels = {
+        tag: predictions.read_study(storage.join(url, tag))[1]
+        for tag in state.pretrained
+        if storage.exists(storage.join(url, tag, outputs.PREDICTIONS))
+    }
     datasets = {
         tag: {name: each.ratio for name, each in parts.items()}
         for tag, parts in read_knowledge(url, state.owner).items()
@@ -238,16 +241,6 @@ def _compute(url: str, state: LevelsState) -> tuple[MapSummary, list[MapCell]]:
         trends=gain_map.trends(levels, knowledge, settings),
     )
     return summary, gain_map.map_cells(levels, settings, state.datasets)
-
-
-def _evidence(url: str) -> Evidence | None:
-    """Read the outcomes of a level; return None before its study has results."""
-    if not storage.exists(storage.join(url, outputs.PREDICTIONS)):
-        return None
-    owner = storage.read_owner(storage.join(url, outputs.STATE))
-    storage.read_verified(storage.join(url, outputs.RECIPE), owner)
-    recipe = Recipe.load(storage.join(url, outputs.RECIPE), own=False)
-    return predictions.read(url, recipe.study.configurations, owner)
 
 
 def _write_map(url: str, state: LevelsState) -> None:
