@@ -17,6 +17,7 @@ from rich.table import Table
 
 from syncclip import storage
 from syncclip.core.text import counted, printable
+from syncclip.reports import gain_map
 from syncclip.reports.configurations import Numbers, gather_numbers
 from syncclip.reports.figures import nearer, payload
 from syncclip.reports.images import image_strips, reject_strips
@@ -27,6 +28,7 @@ from syncclip.studies.outputs import CellState
 
 SCRIPTS = ("core.js", "save.js", "curve.js", "bars.js", "classes.js", "spread.js", "page.js")
 """Scripts in execution order; later scripts depend on earlier ones."""
+MAP_SCRIPTS = ("core.js", "save.js", "map.js", "page.js")
 SECTIONS = {
     "curve": "Curve",
     "methods": "Methods",
@@ -71,6 +73,8 @@ def write_report(folder: str) -> StudyReport:
     Raises:
         UserError: the folder contains no study, run or synthetic dataset, or is not writable.
     """
+    if (map_folder := gain_map.find_map(folder)) is not None:
+        return _write_map(map_folder)
     inputs = read_inputs(folder)
     numbers = Numbers() if inputs.kind == "set" else gather_numbers(inputs)
     url = storage.join(inputs.url, "report.html")
@@ -78,6 +82,18 @@ def write_report(folder: str) -> StudyReport:
     if storage.read_contents(inputs.url) is not None:
         storage.write_contents(inputs.url, inputs.folder_owner)
     return StudyReport(url, terminal_table(inputs, numbers))
+
+
+def _write_map(url: str) -> StudyReport:
+    """Write the report of a study with several pretrained tags."""
+    study = gain_map.read_map(url)
+    verdict, metric = gain_map.judge(study)
+    words = gain_map.page_words(study, verdict, metric)
+    page = render("map.html.j2", MAP_SCRIPTS, gain_map.figure_values(study, metric), **words)
+    path = storage.join(url, "report.html")
+    storage.write_with_checksum(path, page.encode(), owner=study.state.owner)
+    storage.write_contents(url, study.state.owner)
+    return StudyReport(path, gain_map.terminal_table(study, verdict, metric))
 
 
 def report(folder: str) -> str:

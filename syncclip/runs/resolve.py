@@ -161,11 +161,13 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     """Make the local paths of a recipe absolute, because Ray Train workers have a different working directory."""
     dataset, backbone = recipe.dataset, recipe.backbone
     custom = dataset.root is None and not is_dataset_name(dataset.name)
+    weights = backbone.pretrained
     paths = {
         "dataset.root": dataset.root,
         "dataset.name": dataset.name if custom else None,
         "backbone.name": backbone.name.removeprefix("local-dir:") if backbone.name != EMBEDDED else None,
-        "backbone.pretrained": backbone.pretrained,
+        # A folder with the name of a tag, such as a study's level in the current folder, is not a file of weights.
+        "backbone.pretrained": weights if weights is not None and home_path(weights).is_file() else None,
     }
     paths |= {f"training.real.{i}.url": mixed.url for i, mixed in enumerate(recipe.training.real)}
     local = {key: path for key, path in paths.items() if path and storage.is_local(path) and home_path(path).exists()}

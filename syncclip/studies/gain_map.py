@@ -169,8 +169,12 @@ def trends(levels: Mapping[str, Evidence], knowledge: Mapping[str, float], setti
 
 def table(cells: Sequence[MapCell]) -> pd.DataFrame:
     """Return the cells as a table with one row per cell."""
-    rows = [vars(cell) for cell in cells]
-    return pd.DataFrame(rows, columns=[field.name for field in fields(MapCell)]).astype({"images_per_class": "Int64"})
+    return pd.DataFrame([vars(cell) for cell in cells], columns=columns()).astype({"images_per_class": "Int64"})
+
+
+def columns() -> list[str]:
+    """Return the names of the table's columns."""
+    return [field.name for field in fields(MapCell)]
 
 
 def _line(x: Floats, gains: Floats, resamples: Floats, settings: StudySettings) -> dict[str, Any]:

@@ -6,7 +6,7 @@ The parent folder contains one ordinary study per tag, the synthetic images that
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -23,7 +23,6 @@ from syncclip.runs.build import ModelCache
 from syncclip.runtime.progress import print_message
 from syncclip.studies import gain_map, outputs, predictions
 from syncclip.studies import run as single
-from syncclip.studies.analysis import Evidence
 from syncclip.studies.cells import cell_recipe, check_configurations
 from syncclip.studies.gain_map import MapCell, MapSummary
 from syncclip.studies.grid import Cell
@@ -219,7 +218,11 @@ def _compute(url: str, state: LevelsState) -> tuple[MapSummary, list[MapCell]]:
     """Compute the map from the predictions of all levels and from their name knowledge."""
     storage.read_verified(storage.join(url, outputs.RECIPE), state.owner)
     recipe = Recipe.load(storage.join(url, outputs.RECIPE), own=False)
-    levels = {tag: evidence for tag in state.pretrained if (evidence := _evidence(storage.join(url, tag)))}
+    levels = {
+        tag: predictions.read_study(storage.join(url, tag))[1]
+        for tag in state.pretrained
+        if storage.exists(storage.join(url, tag, outputs.PREDICTIONS))
+    }
     datasets = {
         tag: {name: each.ratio for name, each in parts.items()}
         for tag, parts in read_knowledge(url, state.owner).items()
@@ -238,16 +241,6 @@ def _compute(url: str, state: LevelsState) -> tuple[MapSummary, list[MapCell]]:
         trends=gain_map.trends(levels, knowledge, settings),
     )
     return summary, gain_map.map_cells(levels, settings, state.datasets)
-
-
-def _evidence(url: str) -> Evidence | None:
-    """Read the outcomes of a level; return None before its study has results."""
-    if not storage.exists(storage.join(url, outputs.PREDICTIONS)):
-        return None
-    owner = storage.read_owner(storage.join(url, outputs.STATE))
-    storage.read_verified(storage.join(url, outputs.RECIPE), owner)
-    recipe = Recipe.load(storage.join(url, outputs.RECIPE), own=False)
-    return predictions.read(url, recipe.study.configurations, owner)
 
 
 def _write_map(url: str, state: LevelsState) -> None:
@@ -298,8 +291,8 @@ def recompute(url: str) -> Recomputed:
         if storage.exists(storage.join(url, tag, outputs.PREDICTIONS))
     }
     summary, cells = _compute(url, state)
-    path, columns = storage.join(url, outputs.MAP_CELLS), [field.name for field in fields(MapCell)]
-    stored = storage.read_table(path, columns, "run the study again", owner=state.owner)
+    path = storage.join(url, outputs.MAP_CELLS)
+    stored = storage.read_table(path, gain_map.columns(), "run the study again", owner=state.owner)
     pairs = {
         outputs.MAP: (outputs.plain(summary), outputs.read_json(storage.join(url, outputs.MAP), state.owner)),
         outputs.MAP_CELLS: (outputs.plain([asdict(cell) for cell in cells]), outputs.plain(stored.to_pylist())),

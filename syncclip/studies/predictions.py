@@ -112,16 +112,25 @@ class Recomputed:
     numbers: int
 
 
+def read_study(url: str) -> tuple[Recipe, Evidence, str]:
+    """Return a study's recipe, the outcomes of its runs, and its owner ID.
+
+    Raises:
+        UserError: a file is missing or corrupt.
+    """
+    owner = storage.read_owner(storage.join(url, outputs.STATE))
+    storage.read_verified(storage.join(url, outputs.RECIPE), owner)
+    recipe = Recipe.load(storage.join(url, outputs.RECIPE), own=False)
+    return recipe, read(url, recipe.study.evaluated, owner), owner
+
+
 def recompute(url: str) -> Recomputed:
     """Recompute all means, intervals and curves of a study, and compare them with the stored values.
 
     Raises:
         UserError: the study or its predictions are missing.
     """
-    owner = storage.read_owner(storage.join(url, outputs.STATE))
-    storage.read_verified(storage.join(url, outputs.RECIPE), owner)
-    recipe = Recipe.load(storage.join(url, outputs.RECIPE), own=False)
-    evidence = read(url, recipe.study.evaluated, owner)
+    recipe, evidence, owner = read_study(url)
     keys = ["configuration", "images_per_class", "seed"]
     rows = []
     for key, outcomes in evidence.cells.items():

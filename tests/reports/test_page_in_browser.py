@@ -15,6 +15,7 @@ import pytest
 from syncclip.reports import report
 from tests.browser import Page, serious, visit
 from tests.studies import fabricated
+from tests.studies.fabricated_map import DATASETS, KNOWLEDGE, make_map
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -46,13 +47,14 @@ PUBLISHED = (Path(__file__).parents[2] / "docs/results/report.html").as_uri()
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """URLs of the reports of a study, a run and a synthetic dataset."""
+    """URLs of the reports of a study, a run, a synthetic dataset and a map of gains."""
     root = tmp_path_factory.mktemp("pages")
     dataset = fabricated.make_dataset(root / "shapes")
     folders = {
         "study": fabricated.make_study(root / "study", dataset),
         "run": fabricated.make_run(root / "run", dataset),
         "set": fabricated.make_set(root / "set"),
+        "map": make_map(root / "map"),
     }
     return {kind: Path(report(str(folder))).as_uri() for kind, folder in folders.items()}
 
@@ -82,7 +84,7 @@ HIDDEN = """[...document.querySelectorAll('[data-plot] svg, [data-plot] svg :is(
 
 
 @pytest.mark.parametrize("width", [700, 1000, 1400])
-@pytest.mark.parametrize("kind", ["study", "run", "published"])
+@pytest.mark.parametrize("kind", ["study", "run", "map", "published"])
 def test_no_label_is_clipped(browser: int, pages: dict[str, str], kind: str, width: int) -> None:
     async def work(page: Page) -> Any:
         await page.run("document.fonts.ready.then(() => null)")
@@ -91,7 +93,7 @@ def test_no_label_is_clipped(browser: int, pages: dict[str, str], kind: str, wid
     assert visit(browser, pages.get(kind, PUBLISHED), work, width) == []
 
 
-@pytest.mark.parametrize("kind", ["study", "run", "set", "published"])
+@pytest.mark.parametrize("kind", ["study", "run", "set", "map", "published"])
 def test_printed_page_shows_all_of_a_figure(browser: int, pages: dict[str, str], kind: str) -> None:
     async def work(page: Page) -> tuple[int, int]:
         on_screen = await page.run(HIDDEN)
@@ -101,7 +103,7 @@ def test_printed_page_shows_all_of_a_figure(browser: int, pages: dict[str, str],
     assert visit(browser, pages.get(kind, PUBLISHED), work) == (0, 0)
 
 
-@pytest.mark.parametrize("kind", ["study", "run", "set"])
+@pytest.mark.parametrize("kind", ["study", "run", "set", "map"])
 def test_page_fits_400_pixels(browser: int, pages: dict[str, str], kind: str) -> None:
     async def work(page: Page) -> tuple[Any, ...]:
         await page.run("document.querySelectorAll('details').forEach(fold => { fold.open = true; })")
@@ -166,6 +168,28 @@ RESPONSES: dict[str, Callable[[Any], bool]] = {
 @pytest.mark.parametrize("key", RESPONSES)
 def test_controls_respond(responses: dict[str, Any], key: str) -> None:
     assert RESPONSES[key](responses[key]), f"{key}: {responses[key]!r}"
+
+
+def test_map_of_gains_responds_to_its_controls(browser: int, pages: dict[str, str]) -> None:
+    drawn, label = f"({DRAWN}).gains", LABEL.replace("curve", "gains")
+    select = "document.querySelector('[data-figure=gains] select[aria-label=\"{0}\"]')"
+    change = f"{select}.value = '{{1}}'; {select}.dispatchEvent(new Event('change'))"
+
+    async def work(page: Page) -> list[Any]:
+        values = [await page.run(drawn)]
+        await page.run(CLICK.replace("curve", "gains").format("IVLP naive mix"))
+        values.append(await page.run(drawn))
+        await page.run(change.format("Baseline", "zero-shot"))
+        values.append(await page.run(drawn))
+        before = await page.run(label)
+        await page.run(change.format("Dataset", DATASETS[1]))
+        values += [await page.run(drawn), await page.run(label) != before]
+        tip = await page.run(POINT.replace("FIGURE", "gains"))
+        return [*values, any(tag in tip for tag in KNOWLEDGE), page.errors]
+
+    levels = len(KNOWLEDGE)
+    expected = [2 * levels, levels, 3 * levels, 3 * levels, True, True, []]
+    assert visit(browser, pages["map"], work) == expected
 
 
 SAVED = """(async () => {

@@ -63,3 +63,14 @@ def test_relative_paths_are_made_absolute(tiny: TinyWorld, tmp_path: Path, monke
         assert resolved.backbone.name == str(backbone)
     shipped, _ = resolve.resolve_run(Recipe.load("icons", ["training.data=real"]), str(tmp_path))
     assert (shipped.dataset.name, shipped.backbone.name) == ("icons", "icons")
+
+
+def test_folder_with_the_name_of_a_pretrained_tag_is_no_file_of_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "openai").mkdir()
+    (tmp_path / "weights.pt").touch()
+    for tag, expected in (("openai", "openai"), ("weights.pt", f"{tmp_path}/weights.pt")):
+        recipe = Recipe.of_defaults(["backbone.name=ViT-B-16", f"backbone.pretrained={tag}"])
+        assert resolve.with_absolute_paths(recipe).backbone.pretrained == expected

@@ -13,7 +13,9 @@ import pandas as pd
 import pytest
 
 from syncclip import jobs
+from syncclip.cli import jobs as commands
 from syncclip.cli.status import progress, study_status
+from syncclip.cli.verify import recompute
 from syncclip.core.settings import UserError
 from syncclip.recipe.recipe import Recipe
 from syncclip.studies import levels, predictions
@@ -264,3 +266,13 @@ def test_status_of_all_levels(finished: Study, copy: Path) -> None:
     (copy / "a" / "progress.json").unlink(missing_ok=True)
     assert study_status(str(copy)) == [f"{copy}: a has not started", f"{copy}: b has not started"]
     assert progress(str(copy)) == study_status(str(copy))
+
+
+def test_commands_accept_the_parent_folder(finished: Study, world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = "backbone.name=tiny-clip", f"training.synthetic={world}/set", "study.pretrained=[a,b]"
+    commands.study(f"{world}/tiny.yaml", [*GRID, *values], finished.url)
+    printed = capsys.readouterr().out
+    assert "Linear probe on both" in printed and f"report: {finished.url}/report.html" in printed
+    recompute(finished.url)
+    assert "all equal" in capsys.readouterr().out
+    assert problems(finished.url) == []

@@ -1,0 +1,289 @@
+"""Report of a study with several pretrained tags: the map of gains over name knowledge, its headline and tables."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from pydantic import TypeAdapter
+from rich.table import Table
+
+from syncclip import storage
+from syncclip.core import text
+from syncclip.core.settings import UserError
+from syncclip.core.text import counted, coverage, signed
+from syncclip.evaluation.metrics import METRIC_HEADINGS
+from syncclip.reports.configurations import ReportConfiguration, describe_configurations
+from syncclip.reports.verdict import Verdict
+from syncclip.studies import outputs
+from syncclip.studies.gain_map import MapCell, MapSummary, Trend, columns
+from syncclip.studies.levels_state import LevelsState, read_state
+
+METRICS = ("all_classes_hm", "hm")
+"""Metrics that the headline judges, in order of preference: gains on novel classes at the expense of base classes do
+not count."""
+MEASURES = {"all_classes_hm": "harmonic mean with all classes as candidates", "hm": "harmonic mean within split"}
+MEAN = "mean"
+
+
+@dataclass(frozen=True)
+class GainMap:
+    """Map of a study, as read from its folder.
+
+    Attributes:
+        tags: tags with known name knowledge, in ascending order, then the others.
+    """
+
+    url: str
+    state: LevelsState
+    summary: MapSummary
+    cells: Sequence[MapCell]
+    tags: Sequence[str]
+    configurations: Sequence[ReportConfiguration]
+
+    @property
+    def label(self) -> Mapping[str, str]:
+        """Name of each configuration -> label."""
+        return {configuration.id: configuration.label for configuration in self.configurations}
+
+
+def find_map(folder: str) -> str | None:
+    """Return the folder of a study with several pretrained tags: `folder` or its subfolder `study`; None if neither."""
+    return next((url for url in (folder, storage.join(folder, "study")) if read_state(url) is not None), None)
+
+
+def read_map(url: str) -> GainMap:
+    """Read the map from a study's folder.
+
+    Raises:
+        UserError: the map is missing or corrupt.
+    """
+    state = read_state(url)
+    assert state is not None, "the folder must contain levels.json"
+    path = storage.join(url, outputs.MAP)
+    if not storage.exists(path):
+        raise UserError(f"{url}: no level has results yet; run the study again to resume it")
+    summary = TypeAdapter(MapSummary).validate_json(storage.read_verified(path, state.owner))
+    table = storage.read_table(storage.join(url, outputs.MAP_CELLS), columns(), "run the study again", state.owner)
+    configurations = describe_configurations((name, *names) for name, names in summary.names.items())
+    tags = sorted(summary.levels, key=lambda tag: (math.isnan(summary.levels[tag]), summary.levels[tag]))
+    return GainMap(url, state, summary, [MapCell(**row) for row in table.to_pylist()], tags, configurations)
+
+
+def judge(study: GainMap) -> tuple[Verdict, str]:
+    """Write the headline from the trend of the reference configuration's gain, averaged over numbers of images.
+
+    Returns:
+        The headline, and the metric that it judges.
+    """
+    reference = study.summary.reference
+    cells = [cell for cell in study.cells if not cell.dataset and cell.averaged and cell.configuration == reference]
+    for over in ("real", "zero-shot"):
+        for metric in METRICS:
+            selected = [cell for cell in cells if (cell.over, cell.metric) == (over, metric)]
+            if selected:
+                trend = next(
+                    (
+                        trend
+                        for trend in study.summary.trends
+                        if (trend.configuration, trend.averaged, trend.over, trend.metric)
+                        == (reference, True, over, metric)
+                    ),
+                    None,
+                )
+                return _verdict(study, selected, trend), metric
+    label = study.label.get(reference, reference)
+    return Verdict("The effect of synthetic images was not measured.", sentences=[f"{label} has no baseline."]), "hm"
+
+
+def _verdict(study: GainMap, cells: Sequence[MapCell], trend: Trend | None) -> Verdict:
+    level, first = coverage(study.summary.confidence_level), cells[0]
+    numbers = sorted(
+        {
+            cell.images_per_class
+            for cell in study.cells
+            if cell.configuration == first.configuration and cell.images_per_class is not None
+        }
+    )
+    average = f", averaged over {_listed(map(str, numbers))} synthetic images per class" if len(numbers) > 1 else ""
+    gain = f"Gain of {study.label[first.configuration]} over {study.label[first.baseline]}{average}: "
+    sentences = [f"{gain}{MEASURES[first.metric]}, {level} CI over seeds and classes."]
+    kinds: dict[str, list[str]] = {}
+    for cell in sorted(cells, key=lambda cell: study.tags.index(cell.pretrained)):
+        words = f"{cell.pretrained} ({signed(cell.gain)} points, {signed(cell.low, cell.high)})"
+        kinds.setdefault(cell.verdict, []).append(words)
+    measured = "; ".join(f"{kind}: {_listed(words)}" for kind, words in kinds.items())
+    sentences.append(f"{measured[0].upper()}{measured[1:]}.")
+    if trend is None:
+        levels = counted(len(cells), "level")
+        outcomes = "; ".join(f"{kind} at {len(words)} of {levels}" for kind, words in kinds.items())
+        sentences.append("A trend requires at least two levels with different name knowledge.")
+        return Verdict(f"Effect of synthetic images: {outcomes}.", sentences=sentences)
+    slope = [value / 10 for value in (trend.slope.estimate, trend.slope.low, trend.slope.high)]
+    sentences.append(
+        f"Trend: {signed(slope[0])} points per 0.1 of name knowledge ({signed(*slope[1:])}). Name knowledge is the "
+        "ratio of zero-shot accuracy to leave-one-out accuracy of class means on training images of base classes."
+    )
+    headline, interval = headline_of(trend, [study.summary.levels[tag] for tag in trend.pretrained], level)
+    return Verdict(headline, interval, sentences)
+
+
+def headline_of(trend: Trend, measured: Sequence[float], level: str) -> tuple[str, str]:
+    """Return the headline of a trend and the interval of its sign change, which may be empty.
+
+    Args:
+        measured: name knowledge of the levels, in ascending order.
+        level: confidence level as text.
+    """
+    ends = measured[0], measured[-1]
+    bounds = f"{ends[0]:.2f} to {ends[1]:.2f}"
+    gain, loss, crossing = trend.gain_range, trend.loss_range, trend.crossing
+    if gain and loss and crossing is not None:
+        falling = gain[0] < loss[0]
+        inner = (gain[1], loss[0]) if falling else (loss[1], gain[0])
+        effects = ("help", "they reduce accuracy") if falling else ("reduce accuracy", "they help")
+        headline = f"Synthetic images {effects[0]} while name knowledge is below {inner[0]:.2f}"
+        headline = f"{headline}; above {inner[1]:.2f}, {effects[1]}."
+        return headline, f"sign change at {crossing:.2f}, {level} CI {inner[0]:.2f} to {inner[1]:.2f}"
+    if not gain and not loss:
+        return f"No significant effect of synthetic images at any name knowledge between {_and(ends)}.", ""
+    effect = "help" if gain else "reduce accuracy"
+    low, high = gain or loss
+    if (low, high) == ends:
+        return f"Synthetic images {effect} at every measured level of name knowledge, {bounds}.", ""
+    bound = f"above {low:.2f}" if high == ends[1] else f"between {_and((low, high))}"
+    where = f"below {high:.2f}" if low == ends[0] else bound
+    headline = f"Synthetic images {effect} while name knowledge is {where}; elsewhere, the effect is inconclusive."
+    return headline, f"measured range {bounds}"
+
+
+def figure_values(study: GainMap, metric: str) -> dict[str, Any]:
+    """Return the data of the figure: gains by baseline, dataset, number of images, configuration and metric."""
+    gains: dict[str, Any] = {}
+    for cell in study.cells:
+        if not cell.over or (cell.dataset and cell.images_per_class is not None):
+            continue  # for a single dataset of a suite, the figure shows only means over numbers of images
+        number = MEAN if cell.averaged else str(cell.images_per_class or 0)
+        keys = cell.over, cell.dataset, number, cell.configuration
+        target = gains
+        for key in keys:
+            target = target.setdefault(key, {})
+        ratios = study.summary.datasets.get(cell.pretrained, {})
+        x = ratios.get(cell.dataset, math.nan) if cell.dataset else study.summary.levels[cell.pretrained]
+        point = {"tag": cell.pretrained, "x": x, "gain": cell.gain, "low": cell.low, "high": cell.high}
+        target.setdefault(cell.metric, []).append(point)
+    values = {
+        "configurations": study.configurations,
+        "metric": metric,
+        "gains": gains,
+        "datasets": list(study.state.datasets),
+        "numbers": sorted({cell.images_per_class for cell in study.cells if cell.images_per_class}),
+    }
+    plain: dict[str, Any] = json.loads(
+        json.dumps(values, default=vars),
+        parse_float=lambda number: round(float(number), 4),
+        parse_constant=lambda _: None,
+    )
+    return plain
+
+
+def page_words(study: GainMap, verdict: Verdict, metric: str) -> dict[str, Any]:
+    """Return the variables of the page's template."""
+    level, datasets = coverage(study.summary.confidence_level), study.state.datasets
+    parts = [
+        f"Study · {study.state.name}",
+        counted(len(study.tags), "level") + " of name knowledge",
+        *([counted(len(datasets), "dataset")] if datasets else []),
+        f"{study.state.split} images",
+    ]
+    return {
+        "title": verdict.headline.rstrip("."),
+        "verdict": verdict,
+        "eyebrow": " · ".join(parts),
+        "level": level,
+        "sections": [("gains", "Map"), ("knowledge", "Name knowledge"), ("cells", "Gains"), ("trends", "Trends")],
+        "tables": [
+            ("knowledge", "Name knowledge", knowledge_table(study)),
+            ("cells", f"Gains, {METRIC_HEADINGS[metric]}", gains_table(study, metric)),
+            ("trends", f"Trends over name knowledge, {METRIC_HEADINGS[metric]}", trends_table(study, metric)),
+        ],
+        "notes": [],
+    }
+
+
+def knowledge_table(study: GainMap) -> pd.DataFrame:
+    """Return the name knowledge of each level, averaged and by dataset."""
+    rows = [
+        {
+            "pretrained": tag,
+            "average": f"{study.summary.levels[tag]:.2f}",
+            **{name: f"{study.summary.datasets[tag].get(name, math.nan):.2f}" for name in study.state.datasets},
+        }
+        for tag in study.tags
+    ]
+    return pd.DataFrame(rows, dtype=str)
+
+
+def gains_table(study: GainMap, metric: str) -> pd.DataFrame:
+    """Return the average gains of each configuration, with one column per level."""
+    rows: dict[tuple[str, str, str], dict[str, str]] = {}
+    for configuration in study.configurations:
+        for cell in study.cells:
+            if (cell.configuration, cell.metric, cell.dataset) == (configuration.id, metric, "") and cell.over:
+                key = configuration.label, _number(cell), study.label[cell.baseline]
+                rows.setdefault(key, {})[cell.pretrained] = f"{signed(cell.gain)} ({signed(cell.low, cell.high)})"
+    keys = "method", "images per class", "over"
+    return pd.DataFrame(
+        [
+            {**dict(zip(keys, key, strict=True)), **{tag: gains.get(tag, "") for tag in study.tags}}
+            for key, gains in rows.items()
+        ],
+        dtype=str,
+    )
+
+
+def trends_table(study: GainMap, metric: str) -> pd.DataFrame:
+    """Return the slope and the sign change of each trend."""
+    rows = []
+    for trend in study.summary.trends:
+        if trend.metric != metric:
+            continue
+        slope = [value / 10 for value in (trend.slope.estimate, trend.slope.low, trend.slope.high)]
+        rows.append(
+            {
+                "method": study.label[trend.configuration],
+                "images per class": _number(trend),
+                "over": study.label[trend.baseline],
+                "points per 0.1": f"{signed(slope[0])} ({signed(*slope[1:])})",
+                "sign change": "" if trend.crossing is None else f"{trend.crossing:.2f}",
+                "significant gain": " to ".join(f"{value:.2f}" for value in trend.gain_range),
+                "significant loss": " to ".join(f"{value:.2f}" for value in trend.loss_range),
+            }
+        )
+    return pd.DataFrame(rows, dtype=str)
+
+
+def terminal_table(study: GainMap, verdict: Verdict, metric: str) -> Table:
+    """Return the gains averaged over datasets and numbers of images for the terminal, below the headline."""
+    rows = gains_table(study, metric)
+    rows = rows[rows["images per class"].isin((MEAN, ""))].drop(columns="images per class")
+    title = f"{verdict.headline} {METRIC_HEADINGS[metric]}, points ({coverage(study.summary.confidence_level)} CI)"
+    return text.table(title, list(rows.columns), rows.to_numpy().tolist())
+
+
+def _number(row: MapCell | Trend) -> str:
+    return MEAN if row.averaged else str(row.images_per_class or "")
+
+
+def _and(values: Iterable[float]) -> str:
+    return " and ".join(f"{value:.2f}" for value in values)
+
+
+def _listed(words: Iterable[str]) -> str:
+    """Join words: `1, 4 and 16`."""
+    *before, last = words
+    return f"{', '.join(before)} and {last}" if before else last

@@ -1,0 +1,202 @@
+"""Headline, figure and tables of the map of gains."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from syncclip.core.settings import UserError
+from syncclip.reports import report, write_report
+from syncclip.reports.gain_map import gains_table, headline_of, judge, read_map, trends_table
+from syncclip.studies import outputs
+from syncclip.studies.gain_map import Trend
+from syncclip.studies.statistics.bootstrap import Interval
+from tests.studies.fabricated_map import KNOWLEDGE, make_map
+
+ZERO = Interval(0, 0, 0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_map(tmp_path_factory.mktemp("map") / "study")
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> str:
+    return Path(report(str(folder.parent))).read_text(encoding="utf-8").replace("\u00a0", " ")
+
+
+def payload_of(page: str) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(
+        re.search(r'<script type="application/json" id="payload">(.*?)</script>', page, re.DOTALL)[1]
+    )
+    return values
+
+
+@pytest.mark.parametrize(
+    ("gain", "loss", "crossing", "headline", "interval"),
+    [
+        (
+            (0.3, 0.5),
+            (0.7, 0.9),
+            0.6,
+            "Synthetic images help while name knowledge is below 0.50; above 0.70, they reduce accuracy.",
+            "sign change at 0.60, 95 % CI 0.50 to 0.70",
+        ),
+        (
+            (0.7, 0.9),
+            (0.3, 0.5),
+            0.6,
+            "Synthetic images reduce accuracy while name knowledge is below 0.50; above 0.70, they help.",
+            "sign change at 0.60, 95 % CI 0.50 to 0.70",
+        ),
+        (
+            (0.3, 0.9),
+            (),
+            None,
+            "Synthetic images help at every measured level of name knowledge, 0.30 to 0.90.",
+            "",
+        ),
+        (
+            (),
+            (0.3, 0.9),
+            None,
+            "Synthetic images reduce accuracy at every measured level of name knowledge, 0.30 to 0.90.",
+            "",
+        ),
+        (
+            (0.3, 0.55),
+            (),
+            0.8,
+            "Synthetic images help while name knowledge is below 0.55; elsewhere, the effect is inconclusive.",
+            "measured range 0.30 to 0.90",
+        ),
+        (
+            (),
+            (0.8, 0.9),
+            0.5,
+            "Synthetic images reduce accuracy while name knowledge is above 0.80; elsewhere, the effect is "
+            "inconclusive.",
+            "measured range 0.30 to 0.90",
+        ),
+        (
+            (0.5, 0.6),
+            (),
+            None,
+            "Synthetic images help while name knowledge is between 0.50 and 0.60; elsewhere, the effect is "
+            "inconclusive.",
+            "measured range 0.30 to 0.90",
+        ),
+        (
+            (),
+            (),
+            0.6,
+            "No significant effect of synthetic images at any name knowledge between 0.30 and 0.90.",
+            "",
+        ),
+    ],
+)
+def test_headline_follows_the_intervals(
+    gain: tuple[float, ...], loss: tuple[float, ...], crossing: float | None, headline: str, interval: str
+) -> None:
+    keys = "syncclip-both", None, True, "real", "ivlp-real", "hm", ("a", "b")
+    trend = Trend(*keys, ZERO, (ZERO, ZERO), crossing, gain, loss, 5)
+    assert headline_of(trend, (0.3, 0.9), "95 %") == (headline, interval)
+
+
+def test_headline_judges_the_average_gain_over_real_images_only(folder: Path) -> None:
+    study = read_map(str(folder))
+    verdict, metric = judge(study)
+    (trend,) = (
+        trend
+        for trend in study.summary.trends
+        if (trend.configuration, trend.over, trend.averaged, trend.metric)
+        == ("syncclip-both", "real", True, "all_classes_hm")
+    )
+    assert metric == "all_classes_hm"
+    assert f"is below {trend.gain_range[1]:.2f}; above {trend.loss_range[0]:.2f}, they reduce" in verdict.headline
+    first, measured, slope = verdict.sentences
+    assert "SYNC-CLIP over IVLP on real images, averaged over 1 and 4 synthetic images per class: harmonic" in first
+    assert re.match(r"Significant gain: names-0 \(\+.* points, .*significant loss: .*names-all \(−", measured)
+    assert f"Trend: −{abs(trend.slope.estimate) / 10:.1f} points per 0.1" in slope
+
+
+def test_headline_without_a_trend_counts_the_levels(tmp_path: Path) -> None:
+    verdict, _ = judge(read_map(str(make_map(tmp_path / "study", tags=1))))
+    assert verdict.headline == "Effect of synthetic images: significant loss at 1 of 1 level."
+    assert "requires at least two levels" in verdict.sentences[-1]
+
+
+def test_headline_falls_back_to_zero_shot_and_to_no_baseline(folder: Path) -> None:
+    study = read_map(str(folder))
+    without = replace(study, cells=[cell for cell in study.cells if cell.over != "real"])
+    assert "over Zero-shot CLIP" in judge(without)[0].sentences[0]
+    assert judge(replace(study, cells=[]))[0].headline == "The effect of synthetic images was not measured."
+
+
+def test_page_has_the_headline_the_figure_and_all_tables(page: str, folder: Path) -> None:
+    verdict, _ = judge(read_map(str(folder)))
+    assert verdict.headline in page and 'data-figure="gains"' in page
+    for heading in ("Name knowledge", "Gains, HM (all)", "Trends over name knowledge, HM (all)"):
+        assert f"<h2>{heading}</h2>" in page
+    assert page.index("names-0</th>") < page.index("names-3</th>") < page.index("names-all</th>"), "by name knowledge"
+
+
+def test_figure_shows_every_gain(page: str, folder: Path) -> None:
+    values, cells = payload_of(page), read_map(str(folder)).cells
+    assert values["metric"] == "all_classes_hm" and values["numbers"] == [1, 4]
+    points = values["gains"]["real"][""]["4"]["syncclip-both"]["hm"]
+    assert {point["tag"]: point["x"] for point in points} == KNOWLEDGE
+    cell = next(
+        cell
+        for cell in cells
+        if (cell.pretrained, cell.dataset, cell.configuration, cell.images_per_class, cell.over, cell.metric)
+        == ("names-3", "", "syncclip-both", 4, "real", "hm")
+    )
+    point = next(point for point in points if point["tag"] == "names-3")
+    assert (point["gain"], point["low"], point["high"]) == pytest.approx((cell.gain, cell.low, cell.high), abs=1e-4)
+    of_dataset = values["gains"]["zero-shot"]["second"]
+    assert set(of_dataset) == {"0", "mean"}
+    assert {point["x"] for point in of_dataset["mean"]["tip-both"]["hm"]} == {
+        round(known - 0.01, 4) for known in KNOWLEDGE.values()
+    }
+    assert set(values["gains"]["zero-shot"][""]) == {"0", "1", "4", "mean"}, "0: configurations on real images only"
+
+
+def test_tables_list_gains_and_trends_of_each_configuration(folder: Path) -> None:
+    study = read_map(str(folder))
+    gains = gains_table(study, "hm")
+    assert gains.columns.tolist() == [
+        "method",
+        "images per class",
+        "over",
+        "names-0",
+        "names-3",
+        "names-25",
+        "names-all",
+    ]
+    assert len(gains) == 1 + 2 * 3 * 2 + 3, "IVLP on real images; two methods with both baselines; Tip-Adapter"
+    trends = trends_table(study, "hm")
+    assert len(trends) == len(gains)
+    row = trends[(trends["method"] == "SYNC-CLIP") & (trends["images per class"] == "mean")].iloc[0]
+    assert 0.55 < float(row["sign change"]) < 0.84
+
+
+def test_terminal_shows_the_headline_and_average_gains(folder: Path) -> None:
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(write_report(str(folder)).table)
+    assert "Synthetic images help while" in capture.get() and "names-25" in capture.get()
+
+
+def test_study_without_results_is_an_error(tmp_path: Path) -> None:
+    folder = make_map(tmp_path / "study", tags=2)
+    (folder / outputs.MAP).unlink()
+    with pytest.raises(UserError, match="no level has results yet"):
+        report(str(folder))
