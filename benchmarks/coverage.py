@@ -14,7 +14,7 @@ from typing import get_args
 import numpy as np
 
 from syncclip.core.text import markdown_grid
-from syncclip.studies.statistics.bootstrap import Unit, configuration_metrics, difference, make_resamples
+from syncclip.studies.statistics.bootstrap import Unit, configuration_metrics, differences, make_resamples
 from syncclip.studies.statistics.metrics import Outcomes
 
 TABLE = Path(__file__).parents[1] / "docs" / "results" / "coverage.md"
@@ -73,11 +73,10 @@ def coverage(
         generator = np.random.default_rng((2025, trial))
         first, second = outcomes(simulation, generator)
         drawn = make_resamples(simulation.seeds, first, resamples, generator, unit)
-        intervals = difference(
-            configuration_metrics(first, drawn), configuration_metrics(second, drawn), confidence_level
-        )
+        compared = differences([(configuration_metrics(first, drawn), configuration_metrics(second, drawn))])
         for metric in METRICS:
-            hits[metric] += intervals[metric].low <= 100 * GAIN <= intervals[metric].high
+            found = compared[metric].average(confidence_level)
+            hits[metric] += found.low <= 100 * GAIN <= found.high
     return {metric: 100 * count / trials for metric, count in hits.items()}
 
 

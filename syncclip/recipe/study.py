@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from syncclip.core.settings import Settings, added
+from syncclip.core.text import did_you_mean
 
 UNTRAINED = "zeroshot"
 """Untrained baseline; a single run covers all numbers of images and all seeds."""
@@ -93,6 +94,9 @@ class StudySettings(Settings):
     reference: str = "syncclip-both"
     """Name of the reference configuration for comparisons and the feature map; if the name does not exist, the last
     configuration is the reference."""
+    compare: list[tuple[str, str]] = added([])
+    """Further comparisons, as pairs `[CONFIGURATION, BASELINE]` of configuration names, at the same number of images;
+    the reference is always compared with all other configurations."""
 
     cpus: float = Field(default=1, gt=0)
     """CPUs that Ray reserves for each run."""
@@ -124,6 +128,12 @@ class StudySettings(Settings):
         names = [configuration.name for configuration in self.configurations]
         if duplicates := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two configurations are named {duplicates[0]!r}; set a unique `name`")
+        for first, second in self.compare:
+            for name in (first, second):
+                if name not in names:
+                    raise ValueError(f"compare: no configuration is named {name!r}; {did_you_mean(name, names)}")
+            if first == second:
+                raise ValueError(f"compare: {first!r} is compared with itself; name two different configurations")
         return self
 
     @property

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -136,6 +137,10 @@ class Comparison:
     Attributes:
         unit: resampled unit of the test data.
         smaller_split: number of test images in the smallest split (base or novel) of any dataset.
+        simultaneous_low, simultaneous_high: interval that holds simultaneously at all numbers of images for which both
+            configurations are compared; NaN for an average.
+        averaged_over: numbers of images per class over which the difference is averaged; empty for a single number. An
+            average has no `images_per_class`.
     """
 
     configuration: str
@@ -151,6 +156,9 @@ class Comparison:
     images: int
     unit: Unit
     smaller_split: int
+    simultaneous_low: Number = math.nan
+    simultaneous_high: Number = math.nan
+    averaged_over: Sequence[int] = ()
 
     @property
     def caution(self) -> str:
