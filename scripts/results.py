@@ -37,11 +37,12 @@ def publish(study: Path, target: Path) -> None:
 
 
 def rewrite(study: Path) -> None:
-    """Rewrite the comparisons and tables of a published study from its predictions, and its report if there is one."""
+    """Rewrite a published study's comparisons, data efficiency, tables and report from its predictions."""
     url = str(study)
     owner = storage.read_owner(str(study / outputs.STATE))
     recomputed = predictions.recompute(url)
     outputs.write_json(str(study / outputs.COMPARISONS), recomputed.comparisons, owner)
+    outputs.write_json(str(study / outputs.DATA_EFFICIENCY), recomputed.data_efficiency, owner)
     fits = TypeAdapter(outputs.Fits).validate_json(storage.read_verified(str(study / outputs.FIT), owner))
     table, rows = (
         storage.read_parquet(storage.read_verified(str(study / name), owner)).to_pandas()

@@ -22,7 +22,7 @@ from syncclip.reports.figures import nearer, payload
 from syncclip.reports.images import image_strips, reject_strips
 from syncclip.reports.inputs import Inputs, read_inputs
 from syncclip.reports.table import costs, datasets_table, quality_table, runs_table, terminal_table
-from syncclip.reports.verdict import verdict_on
+from syncclip.reports.verdict import Verdict, verdict_on
 
 SCRIPTS = ("core.js", "save.js", "curve.js", "bars.js", "classes.js", "spread.js", "page.js")
 """Scripts in execution order; later scripts depend on earlier ones."""
@@ -73,10 +73,12 @@ def write_report(folder: str) -> StudyReport:
     inputs = read_inputs(folder)
     numbers = Numbers() if inputs.kind == "set" else gather_numbers(inputs)
     url = storage.join(inputs.url, "report.html")
-    storage.write_with_checksum(url, render_page(inputs, numbers).encode(), owner=inputs.folder_owner)
+    verdict = verdict_on(inputs, numbers)
+    storage.write_with_checksum(url, render_page(inputs, numbers, verdict).encode(), owner=inputs.folder_owner)
     if storage.read_contents(inputs.url) is not None:
         storage.write_contents(inputs.url, inputs.folder_owner)
-    return StudyReport(url, terminal_table(inputs, numbers))
+    headline = f"{verdict.headline} ({verdict.interval})" if verdict.interval else verdict.headline
+    return StudyReport(url, terminal_table(inputs, numbers, headline))
 
 
 def report(folder: str) -> str:
@@ -93,11 +95,11 @@ def report(folder: str) -> str:
     return write_report(folder).url
 
 
-def render_page(inputs: Inputs, numbers: Numbers) -> str:
+def render_page(inputs: Inputs, numbers: Numbers, verdict: Verdict) -> str:
     """Render the report as HTML; all content is escaped."""
     images = image_strips(inputs)
     tiles, bars = costs(inputs, numbers)
-    values = payload(inputs, numbers, images, bars)
+    values = payload(inputs, numbers, images, bars, verdict.metric)
     quality, rejects = quality_table(inputs), reject_strips(inputs)
     runs, datasets = runs_table(numbers.table, numbers.configurations), datasets_table(inputs, numbers)
     name = inputs.dataset.name if inputs.dataset is not None else inputs.state.dataset if inputs.state else ""
@@ -120,7 +122,6 @@ def render_page(inputs: Inputs, numbers: Numbers) -> str:
         "rejects": bool(bars["rejects"]),
         "appendix": bool(runs.rows or inputs.recipe_text or inputs.plan or notice),
     }
-    verdict = verdict_on(inputs, numbers)
     return render(
         "report.html.j2",
         SCRIPTS,
@@ -199,8 +200,8 @@ def _eyebrow(inputs: Inputs, numbers: Numbers) -> str:
         parts.append(f"{counted(shots, 'real image')} per base class")
     if inputs.table is not None and "seed" in inputs.table:
         parts.append(counted(inputs.table["seed"].dropna().nunique(), "seed"))
-    if numbers.differences and numbers.differences[0].n:
-        parts.append(f"up to {max(pair.n or 0 for pair in numbers.differences)} synthetic images per class")
+    if most := max((n for pair in numbers.differences for n in (pair.n or 0, *pair.averaged_over)), default=0):
+        parts.append(f"up to {most} synthetic images per class")
     return " · ".join(part for part in parts if part)
 
 

@@ -24,7 +24,7 @@ from syncclip.studies.statistics.bootstrap import (
     differences,
     make_resamples,
 )
-from syncclip.studies.statistics.data_efficiency import Exchange, exchange, marginal
+from syncclip.studies.statistics.data_efficiency import Exchange, GapClosed, exchange, gap_closed, marginal
 from syncclip.studies.statistics.metrics import Outcomes
 from syncclip.studies.statistics.scaling_fit import MIN_AMOUNTS, Series, fit_curve, held_out
 from syncclip.training.run_folder import RunFolder
@@ -213,7 +213,35 @@ def data_efficiency(
             if images_per_hour and len(each.amounts) >= MIN_AMOUNTS
         },
         exchange=exchanges(evidence, settings, shots),
+        gap_closed=gaps_closed(evidence, settings),
     )
+
+
+def gaps_closed(evidence: Evidence, settings: StudySettings) -> dict[str, GapClosed]:
+    """Compute the share of the gap that the reference configuration closes, by metric, with intervals over classes.
+
+    The gap lies between the reference's counterpart without synthetic images (see `origin`) and the upper bound of the
+    same method. The result is empty if one of them is missing.
+    """
+    reference = settings.reference_configuration
+    start = origin(evidence, reference) if reference.synthetic and reference.real else None
+    upper_bound = next(
+        (
+            other
+            for other in evidence.configurations
+            if start is not None and (other.method, other.data) == (start.method, "all_real") and evidence.points(other)
+        ),
+        None,
+    )
+    points = evidence.points(reference)
+    if start is None or upper_bound is None or not points:
+        return {}
+    pairs = [(point, (start, None)) for point in [*points, (upper_bound, None)]]
+    over = _differences(evidence, pairs, settings, "classes")[1]
+    return {
+        metric: gap_closed(start.name, upper_bound.name, each, settings.confidence_level)
+        for metric, each in over.items()
+    }
 
 
 def exchanges(evidence: Evidence, settings: StudySettings, shots: int) -> dict[str, tuple[Exchange, ...]]:

@@ -23,7 +23,7 @@ from syncclip.core.secrets import json_without_secrets
 from syncclip.core.text import counted
 from syncclip.evaluation.metrics import Number
 from syncclip.studies.statistics.bootstrap import Unit
-from syncclip.studies.statistics.data_efficiency import Exchange, Marginal
+from syncclip.studies.statistics.data_efficiency import Exchange, GapClosed, Marginal
 from syncclip.studies.statistics.scaling_fit import Curve, HeldOut
 from syncclip.synthetic_sets.shift import Shift
 
@@ -117,7 +117,7 @@ class Fits:
 
 @dataclass(frozen=True)
 class DataEfficiency:
-    """Marginal value and real-image equivalents of the reference configuration's synthetic images, by metric.
+    """Marginal value, real-image equivalents and share of the gap of the reference's synthetic images, by metric.
 
     Attributes:
         images_per_hour: throughput of one generator; None if it was not measured.
@@ -128,6 +128,7 @@ class DataEfficiency:
     images_per_hour: float | None
     marginal: Mapping[str, tuple[Marginal, ...]]
     exchange: Mapping[str, tuple[Exchange, ...]]
+    gap_closed: Mapping[str, GapClosed] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,7 @@ class Recomputed:
 
     means: pd.DataFrame
     comparisons: list[outputs.Comparison]
+    data_efficiency: outputs.DataEfficiency
     differ: list[str]
     numbers: int
 
@@ -158,7 +159,7 @@ def recompute(url: str) -> Recomputed:
     ]
     groups = table.groupby(keys[:2], sort=False, dropna=False)
     means = groups[[*METRICS]].mean().assign(seeds=groups.size()).reset_index()
-    return Recomputed(means, comparisons, differ, len(leaves))
+    return Recomputed(means, comparisons, efficiency, differ, len(leaves))
 
 
 def _by_cell(table: pd.DataFrame, keys: list[str]) -> list[list[float]]:

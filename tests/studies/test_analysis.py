@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from syncclip.recipe.study import Configuration, StudySettings
-from syncclip.studies.analysis import BOOTSTRAP_SEED, SHOTS, Evidence, comparisons, exchanges, fits, series
+from syncclip.studies.analysis import BOOTSTRAP_SEED, SHOTS, Evidence, comparisons, exchanges, fits, gaps_closed, series
 from syncclip.studies.outputs import Comparison
 from syncclip.studies.statistics.bootstrap import Unit, configuration_metrics, differences, make_resamples
 from syncclip.studies.statistics.metrics import Outcomes
@@ -187,6 +187,17 @@ def test_average_uses_the_seeds_that_are_finished_at_all_numbers_of_images() -> 
     cells = {key: tested for key, tested in study.cells.items() if key != ("syncclip-both", 2, 1)}
     pairs = [pair for pair in comparisons(replace(study, cells=cells), settings) if pair.baseline == "real4"]
     assert {(pair.images_per_class, pair.seeds) for pair in pairs} == {(1, 2), (2, 1), (4, 2), (64, 2), (None, 1)}
+
+
+def test_share_of_the_gap_to_the_upper_bound_of_the_same_method() -> None:
+    study, settings = evidence({4: 0.5})
+    others = [Configuration(method=method, data="all_real") for method in ("probe", "ivlp")]
+    cells = study.cells | trained(others[0], 0.9) | trained(others[1], 0.8)
+    closed = gaps_closed(Evidence([*study.configurations, *others], cells), settings)["hm"]
+    assert (closed.baseline, closed.upper_bound) == ("real4", "ivlp-all_real")
+    assert closed.gap.estimate == pytest.approx(30)
+    assert closed.share is not None and closed.share.estimate == pytest.approx(0.5)
+    assert gaps_closed(Evidence([*study.configurations, others[0]], cells), settings) == {}
 
 
 def test_named_pairs_are_compared_at_the_same_number_of_images() -> None:
