@@ -14,13 +14,15 @@ from typing import get_args
 import numpy as np
 
 from syncclip.core.text import markdown_grid
-from syncclip.studies.statistics.bootstrap import Unit, configuration_metrics, difference, make_resamples
+from syncclip.studies.statistics.bootstrap import Unit, configuration_metrics, differences, make_resamples
 from syncclip.studies.statistics.metrics import Outcomes
 
 TABLE = Path(__file__).parents[1] / "docs" / "results" / "coverage.md"
 METRICS = ("novel", "hm")
-GAIN = 0.05
-"""True gain of the first configuration as a fraction of the images, averaged over classes and datasets."""
+NUMBERS = 4
+"""Number of different numbers of images in the second table."""
+NUMBER_SPREAD = 0.1
+"""Standard deviation of a class's gain between numbers of images, as a fraction of the images."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Simulation:
         novel: number of novel classes, if different.
         images: mean number of images per class.
         seeds: number of runs of each configuration.
+        gain: true gain of the first configuration as a fraction of the images, averaged over classes and datasets.
         class_spread, dataset_spread: standard deviation of the gain over the classes of a dataset, and over datasets.
         seed_spread: standard deviation over runs.
     """
@@ -41,6 +44,7 @@ class Simulation:
     novel: int | None = None
     images: int = 22
     seeds: int = 10
+    gain: float = 0.05
     class_spread: float = 0.15
     dataset_spread: float = 0.0
     seed_spread: float = 0.015
@@ -48,16 +52,30 @@ class Simulation:
 
 def outcomes(simulation: Simulation, generator: np.random.Generator) -> tuple[list[Outcomes], list[Outcomes]]:
     """Return both configurations' outcomes on each dataset; on average, the second has 50 % accuracy."""
-    first: list[Outcomes] = []
+    (first,), second = outcomes_at(1, simulation, generator)
+    return first, second
+
+
+def outcomes_at(
+    numbers: int, simulation: Simulation, generator: np.random.Generator
+) -> tuple[list[list[Outcomes]], list[Outcomes]]:
+    """Return the first configuration's outcomes at several numbers of images, and the second configuration's outcomes.
+
+    The mean gain is the same at all numbers. If there are several, the gain of each class varies between them.
+    """
+    first: list[list[Outcomes]] = [[] for _ in range(numbers)]
     second: list[Outcomes] = []
     for _ in range(simulation.datasets):
         count = simulation.classes + (simulation.novel or simulation.classes)
         label = np.repeat(np.arange(count), 3 + generator.poisson(simulation.images - 3, count))
         gain = (
-            GAIN + generator.normal(0, simulation.dataset_spread) + generator.normal(0, simulation.class_spread, count)
+            simulation.gain
+            + generator.normal(0, simulation.dataset_spread)
+            + generator.normal(0, simulation.class_spread, count)
         )
         ease, hardness = generator.normal(0.5, 0.1, count), generator.random(len(label))
-        for configuration, added in ((first, gain), (second, np.zeros(count))):
+        gains = [gain] if numbers == 1 else gain + generator.normal(0, NUMBER_SPREAD, (numbers, count))
+        for configuration, added in zip([*first, second], [*gains, np.zeros(count)], strict=True):
             shift = generator.normal(0, simulation.seed_spread, (simulation.seeds, 1))
             right = hardness + generator.normal(0, 0.1, (simulation.seeds, len(label))) < (ease + added)[label] + shift
             configuration.append(Outcomes(right, right, np.full(right.shape, np.nan), label, simulation.classes))
@@ -73,12 +91,38 @@ def coverage(
         generator = np.random.default_rng((2025, trial))
         first, second = outcomes(simulation, generator)
         drawn = make_resamples(simulation.seeds, first, resamples, generator, unit)
-        intervals = difference(
-            configuration_metrics(first, drawn), configuration_metrics(second, drawn), confidence_level
-        )
+        compared = differences([(configuration_metrics(first, drawn), configuration_metrics(second, drawn))])
         for metric in METRICS:
-            hits[metric] += intervals[metric].low <= 100 * GAIN <= intervals[metric].high
+            found = compared[metric].average(confidence_level)
+            hits[metric] += found.low <= 100 * simulation.gain <= found.high
     return {metric: 100 * count / trials for metric, count in hits.items()}
+
+
+def joint_coverage(
+    simulation: Simulation, unit: Unit, trials: int, resamples: int = 400, confidence_level: float = 0.95
+) -> dict[str, tuple[float, float]]:
+    """Return the coverage of the intervals for `NUMBERS` numbers of images, by metric.
+
+    Returns:
+        Percentages of trials in which the interval of the average contains the true gain, and in which all simultaneous
+        intervals contain it.
+    """
+    hits = {metric: np.zeros(2) for metric in METRICS}
+    truth = 100 * simulation.gain
+    for trial in range(trials):
+        generator = np.random.default_rng((2026, trial))
+        first, second = outcomes_at(NUMBERS, simulation, generator)
+        drawn = make_resamples(simulation.seeds, second, resamples, generator, unit)
+        baseline = configuration_metrics(second, drawn)
+        compared = differences([(configuration_metrics(each, drawn), baseline) for each in first])
+        for metric in METRICS:
+            average = compared[metric].average(confidence_level)
+            together = compared[metric].simultaneous(confidence_level)
+            hits[metric] += (
+                average.low <= truth <= average.high,
+                all(each.low <= truth <= each.high for each in together),
+            )
+    return {metric: (100 * average / trials, 100 * together / trials) for metric, (average, together) in hits.items()}
 
 
 SIMULATIONS = {
@@ -93,8 +137,42 @@ SIMULATIONS = {
 }
 
 
+SEVERAL = {
+    name: SIMULATIONS[name]
+    for name in (
+        "six datasets of 14 classes, 10 seeds",
+        "six datasets of 14 classes, 2 seeds",
+        "one dataset of 88 classes, 5 seeds",
+        "one dataset of 14 classes, 5 seeds",
+        "one dataset of 12 base and 3 novel classes, 5 seeds",
+    )
+}
+"""Simulations with several numbers of images."""
+
+
+def joint_table(trials: int) -> str:
+    """Simulate studies with several numbers of images, and return a section with the coverage of their intervals."""
+    rows = []
+    for name, simulation in SEVERAL.items():
+        for unit in get_args(Unit)[1 : 3 if simulation.datasets > 1 else 2]:
+            percentages = joint_coverage(simulation, unit, trials)
+            rows.append([name, unit, *(f"{value:.1f}" for metric in METRICS for value in percentages[metric])])
+            print(*rows[-1], flush=True)
+    headings = ["novel, average", "novel, simultaneous", "HM, average", "HM, simultaneous"]
+    return (
+        "\n## Several numbers of images\n\n"
+        f"Each of {trials:,} simulated studies compares two configurations at {NUMBERS} numbers of images. The gain "
+        "of each class also varies between\n"
+        "these numbers, with a standard deviation of 10 points. The table shows the percentage of studies whose "
+        "interval of the average gain contains\n"
+        "the true gain, and of studies in which all simultaneous intervals contain it.\n\n"
+        + markdown_grid(["study", "resampled unit", *headings], rows)
+        + "\n"
+    )
+
+
 def main(trials: int) -> None:
-    """Simulate all studies and write the table."""
+    """Simulate all studies and write both tables."""
     rows = []
     for name, simulation in SIMULATIONS.items():
         for unit in get_args(Unit):
@@ -110,7 +188,8 @@ def main(trials: int) -> None:
         "varies between classes with\n"
         "a standard deviation of 15 points, as on `icons`.\n\n"
     )
-    TABLE.write_text(words + markdown_grid(["study", "resampled unit", "novel", "HM"], rows) + "\n")
+    table = markdown_grid(["study", "resampled unit", "novel", "HM"], rows) + "\n"
+    TABLE.write_text(words + table + joint_table(trials))
 
 
 if __name__ == "__main__":

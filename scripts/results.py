@@ -1,12 +1,18 @@
-"""Publish the files of a finished study, with paths made relative to the working directory."""
+"""Publish the files of a finished study, with paths made relative to the working directory.
+
+With a single folder, rewrite the files that are derived from the predictions of a published study.
+"""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from syncclip import storage
-from syncclip.studies import outputs
+from pydantic import TypeAdapter
+
+from syncclip import report, storage
+from syncclip.recipe.recipe import Recipe
+from syncclip.studies import outputs, predictions, summary
 from syncclip.studies.status import PROGRESS
 
 TEXTS = (".json", ".yaml", ".html")
@@ -30,5 +36,26 @@ def publish(study: Path, target: Path) -> None:
     storage.write_contents(str(target), storage.read_owner(str(target / outputs.STATE)))
 
 
+def rewrite(study: Path) -> None:
+    """Rewrite a published study's comparisons, data efficiency, tables and report from its predictions."""
+    url = str(study)
+    owner = storage.read_owner(str(study / outputs.STATE))
+    recomputed = predictions.recompute(url)
+    outputs.write_json(str(study / outputs.COMPARISONS), recomputed.comparisons, owner)
+    outputs.write_json(str(study / outputs.DATA_EFFICIENCY), recomputed.data_efficiency, owner)
+    fits = TypeAdapter(outputs.Fits).validate_json(storage.read_verified(str(study / outputs.FIT), owner))
+    table, rows = (
+        storage.read_parquet(storage.read_verified(str(study / name), owner)).to_pandas()
+        for name in (outputs.TABLE, outputs.DATASETS)
+    )
+    datasets = {str(name): part for name, part in rows.groupby("dataset", sort=False)}
+    recipe = Recipe.load(str(study / outputs.RECIPE), own=False)
+    text = summary.markdown(recipe, table, fits.curves, recomputed.comparisons, datasets)
+    storage.write_with_checksum(str(study / outputs.TABLES), text.encode(), owner=owner)
+    if (study / "report.html").exists():
+        report(url)
+
+
 if __name__ == "__main__":
-    publish(Path(sys.argv[1]), Path(sys.argv[2]))
+    folders = [Path(argument) for argument in sys.argv[1:]]
+    publish(*folders) if len(folders) == 2 else rewrite(*folders)

@@ -43,6 +43,8 @@ def plan(
     all_classes: Annotated[bool, typer.Option("--all", help="Show the prompts of all classes.")] = False,
 ) -> None:
     """Preview `synth`: show sample prompts for each class, and the expected time, size and cost."""
+    from syncclip.studies.design import power_line
+
     loaded = syncclip.Recipe.load(recipe, overrides)
     planned = syncclip.plan(loaded)
     text.show(prompts_table(planned, planned.classes if all_classes else SHOWN_CLASSES))
@@ -58,6 +60,8 @@ def plan(
     cost = cost if throughput is None else cost.model_copy(update={"throughput": throughput})
     cost = measured(loaded, planned, cost) if probe else cost
     text.show(expected(loaded, planned, cost))
+    if power := power_line([loaded]):
+        print_message(power)
     for warning in dict.fromkeys([loaded.warmup_warning, *loaded.warmup_warnings_of_configurations()]):
         if warning is not None:
             print_message(f"warning: {warning}")

@@ -8,6 +8,7 @@ from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
 from syncclip.core.settings import Settings, added
 from syncclip.methods.settings import TestDomain
+from syncclip.core.text import did_you_mean
 
 UNTRAINED = "zeroshot"
 """Untrained baseline; a single run covers all numbers of images and all seeds."""
@@ -107,6 +108,9 @@ class StudySettings(Settings):
     pretrained: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]] = added([])
     """Pretrained tags of the CLIP model with which to repeat the study, each in a subfolder and on the same synthetic
     images; replaces `backbone.pretrained`. Default: a single study with `backbone.pretrained`."""
+    compare: list[tuple[str, str]] = added([])
+    """Further comparisons, as pairs `[CONFIGURATION, BASELINE]` of configuration names, at the same number of images;
+    the reference is always compared with all other configurations."""
 
     cpus: float = Field(default=1, gt=0)
     """CPUs that Ray reserves for each run."""
@@ -139,6 +143,12 @@ class StudySettings(Settings):
         names = [configuration.name for configuration in self.evaluated]
         if duplicates := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two configurations are named {duplicates[0]!r}; set a unique `name`")
+        for first, second in self.compare:
+            for name in (first, second):
+                if name not in names:
+                    raise ValueError(f"compare: no configuration is named {name!r}; {did_you_mean(name, names)}")
+            if first == second:
+                raise ValueError(f"compare: {first!r} is compared with itself; name two different configurations")
         return self
 
     @property

@@ -95,6 +95,7 @@ class Difference:
 
     Attributes:
         n, baseline_n: number of synthetic images per class in the configuration and in the baseline.
+        averaged_over: numbers of images over which the difference is averaged; empty for a single number.
         unit: unit that is resampled in addition to seeds; empty if only seeds are resampled.
     """
 
@@ -109,6 +110,14 @@ class Difference:
     confidence_level: float = 0.95
     unit: str = ""
     caution: str = ""
+    averaged_over: Sequence[int] = ()
+
+    @property
+    def images(self) -> str:
+        """Number of synthetic images per class as text, such as `16` or `1 to 64`; empty without synthetic images."""
+        if self.averaged_over:
+            return f"{min(self.averaged_over)} to {max(self.averaged_over)}"
+        return str(self.n or self.baseline_n or "")
 
     @property
     def kind(self) -> Literal["gain", "loss", "unsure"]:
@@ -238,13 +247,14 @@ def mean_scores(table: pd.DataFrame) -> Points:
 
 
 def differences(stored: Sequence[Comparison], configurations: Sequence[ReportConfiguration]) -> list[Difference]:
-    """Select a study's comparisons at the largest number of images, preferring intervals that resample classes.
+    """Select a study's average comparisons over all numbers of images, or those at the only number.
 
-    The last entries compare a configuration with itself at the smallest number of images.
+    Intervals that resample classes are preferred. The last entries compare a configuration with itself at the smallest
+    number of images.
     """
     by_id = {configuration.id: configuration for configuration in configurations}
-    ranks: dict[tuple[str, str, str], tuple[bool, int, int]] = {}
-    largest: dict[tuple[str, str, str], Difference] = {}
+    ranks: dict[tuple[str, str, str], tuple[bool, bool, int, int]] = {}
+    selected: dict[tuple[str, str, str], Difference] = {}
     for pair in stored:
         configuration, baseline = by_id.get(pair.configuration), by_id.get(pair.baseline)
         if configuration is None or baseline is None or pair.unit == "datasets" or pair.metric not in METRICS:
@@ -252,15 +262,17 @@ def differences(stored: Sequence[Comparison], configurations: Sequence[ReportCon
         if not all(map(math.isfinite, (pair.estimate, pair.low, pair.high))):
             continue
         n, baseline_n = pair.images_per_class, pair.baseline_images_per_class
-        rank = (pair.unit == "classes", n or 0, (baseline_n or 0) * (-1 if configuration == baseline else 1))
+        sign = -1 if configuration == baseline else 1
+        rank = (pair.unit == "classes", bool(pair.averaged_over), n or 0, sign * (baseline_n or 0))
         key = (pair.configuration, pair.baseline, pair.metric)
         if rank >= ranks.get(key, rank):
             ranks[key] = rank
             numbers = pair.metric, pair.estimate, pair.low, pair.high, n, baseline_n, pair.confidence_level
-            largest[key] = Difference(configuration, baseline, *numbers, pair.unit, pair.caution)
+            rest = pair.unit, pair.caution, pair.averaged_over
+            selected[key] = Difference(configuration, baseline, *numbers, *rest)
     order = {key: number for number, key in enumerate(_BASELINES)}
     return sorted(
-        largest.values(),
+        selected.values(),
         key=lambda pair: (
             pair.configuration == pair.baseline,
             order.get((pair.baseline.method, pair.baseline.data), len(order)),

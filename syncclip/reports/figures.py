@@ -56,9 +56,13 @@ class FittedCurve:
 
 
 def payload(
-    inputs: Inputs, numbers: Numbers, images: ImageStrips | None, bars: dict[str, list[Part]]
+    inputs: Inputs, numbers: Numbers, images: ImageStrips | None, bars: dict[str, list[Part]], metric: str
 ) -> dict[str, Any]:
-    """Collect the data for all figures as JSON values; missing parts and non-finite numbers are None."""
+    """Collect the data for all figures as JSON values; missing parts and non-finite numbers are None.
+
+    Args:
+        metric: metric with which the figures open; if it is empty or missing, they open with the harmonic mean.
+    """
     rows = [row for row in inputs.history if isinstance(row.get("step"), int)]
     rows = rows[:: max(1, math.ceil(len(rows) / MAX_STEPS))]
     terms = [
@@ -68,13 +72,14 @@ def payload(
     ]
     values = {
         "kind": inputs.kind,
+        "metric": metric,
         "base": inputs.base,
         "configurations": numbers.configurations,
         "points": numbers.points,
         "fits": fitted_curves(inputs.fits, numbers.configurations, inputs.data_efficiency) if inputs.fits else {},
         "level": numbers.level,
         "comparisons": [
-            vars(pair) | {"configuration": pair.configuration.id, "baseline": pair.baseline.id}
+            vars(pair) | {"configuration": pair.configuration.id, "baseline": pair.baseline.id, "images": pair.images}
             for pair in numbers.differences
         ],
         "classes": None if numbers.table is None else _classes(inputs, numbers, numbers.table),

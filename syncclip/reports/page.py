@@ -23,7 +23,7 @@ from syncclip.reports.figures import nearer, payload
 from syncclip.reports.images import image_strips, reject_strips
 from syncclip.reports.inputs import Inputs, read_inputs
 from syncclip.reports.table import PageTable, costs, datasets_table, quality_table, runs_table, terminal_table
-from syncclip.reports.verdict import verdict_on
+from syncclip.reports.verdict import Verdict, verdict_on
 from syncclip.studies.outputs import CellState
 
 SCRIPTS = ("core.js", "save.js", "curve.js", "bars.js", "classes.js", "spread.js", "page.js")
@@ -78,10 +78,12 @@ def write_report(folder: str) -> StudyReport:
     inputs = read_inputs(folder)
     numbers = Numbers() if inputs.kind == "set" else gather_numbers(inputs)
     url = storage.join(inputs.url, "report.html")
-    storage.write_with_checksum(url, render_page(inputs, numbers).encode(), owner=inputs.folder_owner)
+    verdict = verdict_on(inputs, numbers)
+    storage.write_with_checksum(url, render_page(inputs, numbers, verdict).encode(), owner=inputs.folder_owner)
     if storage.read_contents(inputs.url) is not None:
         storage.write_contents(inputs.url, inputs.folder_owner)
-    return StudyReport(url, terminal_table(inputs, numbers))
+    headline = f"{verdict.headline} ({verdict.interval})" if verdict.interval else verdict.headline
+    return StudyReport(url, terminal_table(inputs, numbers, headline))
 
 
 def _write_map(url: str) -> StudyReport:
@@ -110,11 +112,11 @@ def report(folder: str) -> str:
     return write_report(folder).url
 
 
-def render_page(inputs: Inputs, numbers: Numbers) -> str:
+def render_page(inputs: Inputs, numbers: Numbers, verdict: Verdict) -> str:
     """Render the report as HTML; all content is escaped."""
     images = image_strips(inputs)
     tiles, bars = costs(inputs, numbers)
-    values = payload(inputs, numbers, images, bars)
+    values = payload(inputs, numbers, images, bars, verdict.metric)
     quality, rejects = quality_table(inputs), reject_strips(inputs)
     runs = PageTable() if numbers.table is None else runs_table(numbers.table, numbers.configurations)
     datasets = None if inputs.datasets is None else datasets_table(inputs.datasets, inputs, numbers)
@@ -138,7 +140,6 @@ def render_page(inputs: Inputs, numbers: Numbers) -> str:
         "rejects": bool(bars["rejects"]),
         "appendix": bool(runs.rows or inputs.recipe_text or inputs.plan or notice),
     }
-    verdict = verdict_on(inputs, numbers)
     return render(
         "report.html.j2",
         SCRIPTS,
@@ -217,8 +218,8 @@ def _eyebrow(inputs: Inputs, numbers: Numbers) -> str:
         parts.append(f"{counted(shots, 'real image')} per base class")
     if inputs.table is not None and "seed" in inputs.table:
         parts.append(counted(inputs.table["seed"].dropna().nunique(), "seed"))
-    if numbers.differences and numbers.differences[0].n:
-        parts.append(f"up to {max(pair.n or 0 for pair in numbers.differences)} synthetic images per class")
+    if most := max((n for pair in numbers.differences for n in (pair.n or 0, *pair.averaged_over)), default=0):
+        parts.append(f"up to {most} synthetic images per class")
     return " · ".join(part for part in parts if part)
 
 

@@ -216,9 +216,9 @@ def quality_table(inputs: Inputs) -> PageTable | None:
     return PageTable(["class", "images", "accuracy, %", "similarity", "shift"], rows, tiles)
 
 
-def terminal_table(inputs: Inputs, numbers: Numbers) -> Table:
-    """Build the terminal table: scores at each configuration's largest number of images, or counts of a synthetic
-    dataset."""
+def terminal_table(inputs: Inputs, numbers: Numbers, headline: str = "") -> Table:
+    """Build the terminal table: scores at each configuration's largest number of images below the headline, or counts
+    of a synthetic dataset."""
     if inputs.kind == "set":
         table = Table(box=_NARROW, show_edge=False, show_header=False)
         classes, shards = counted(len(inputs.classnames), "class", "classes"), counted(inputs.shards, "shard")
@@ -229,7 +229,15 @@ def terminal_table(inputs: Inputs, numbers: Numbers) -> Table:
     points = numbers.points
     shown = [metric for metric in _TERMINAL if any(metric in scores for scores in points.values())]
     best = {metric: max(scores[metric][-1].mean for scores in points.values() if metric in scores) for metric in shown}
-    table = Table(caption=_caption(numbers), caption_justify="left", box=_NARROW, show_edge=False, padding=(0, 0))
+    table = Table(
+        title=printable(headline) or None,
+        title_justify="left",
+        caption=_caption(numbers),
+        caption_justify="left",
+        box=_NARROW,
+        show_edge=False,
+        padding=(0, 0),
+    )
     table.add_column("", no_wrap=True)
     table.add_column("per\nclass", justify="right", no_wrap=True)
     for metric in shown:
@@ -259,6 +267,8 @@ def _caption(numbers: Numbers) -> str:
         for pair in numbers.differences:
             if pair.metric == metric and pair.configuration == numbers.reference != pair.baseline:
                 caution = f"; {pair.caution}" if pair.caution else ""
-                gain = f"{pair.configuration.short} over {pair.baseline.short} {pair.size} ({pair.interval}{caution})"
+                average = f", mean over {pair.images} per class" if pair.averaged_over else ""
+                sides = f"{pair.configuration.short} over {pair.baseline.short}"
+                gain = f"{sides} {pair.size} ({pair.interval}{average}{caution})"
                 lines.append(f"{METRIC_HEADINGS[metric]}: {gain}")
     return "\n".join(lines)

@@ -4,32 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from syncclip.core.text import counted, coverage, thousands
 from syncclip.reports.configurations import Difference, Numbers, Points, ReportConfiguration
 from syncclip.reports.inputs import Inputs
+from syncclip.studies.outputs import DataEfficiency
+from syncclip.studies.statistics.power import detectable, t_quantile
 
 HEADLINE_METRICS = ("all_classes_novel", "novel")
 CANDIDATES = {"all_classes_novel": "all classes as candidates", "novel": "only novel classes as candidates"}
+EQUIVALENT = 2.0
+"""Differences whose interval lies within this number of points are equivalent (two one-sided tests)."""
 Card = tuple[Difference, dict[str, float]]
 """Difference, and positions of the marks on its interval bar as percentages of the bar width."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Headline with its confidence interval, explanatory sentences, and cards with differences."""
+    """Headline with its confidence interval, explanatory sentences, and cards with differences.
+
+    Attributes:
+        metric: metric that the headline judges; empty if it judges no difference.
+    """
 
     headline: str
     interval: str = ""
     sentences: list[str] = field(default_factory=list)
     cards: list[Card] = field(default_factory=list)
+    metric: str = ""
+
+
+@dataclass(frozen=True)
+class NovelClasses:
+    """Number of novel classes of a study, summed over its datasets, and the number of datasets."""
+
+    classes: int
+    datasets: int = 1
 
 
 def verdict_on(inputs: Inputs, numbers: Numbers) -> Verdict:
     """Write the headline for a study, a run or a synthetic dataset."""
     if inputs.kind == "study":
         if numbers.configurations:
-            return judge(numbers.differences, numbers.points, numbers.reference)
+            datasets = inputs.state.datasets if inputs.state else []
+            tested = NovelClasses(len(inputs.classnames) - inputs.base, max(1, len(datasets)))
+            return judge(numbers.differences, numbers.points, numbers.reference, tested, inputs.data_efficiency)
         return Verdict("No run of this study is finished yet.", sentences=["Run the study again to resume it."])
     if inputs.kind == "run":
         return _run_verdict(numbers)
@@ -41,11 +61,18 @@ def verdict_on(inputs: Inputs, numbers: Numbers) -> Verdict:
     return Verdict(f"{images} of {counted(len(inputs.classnames), 'class', 'classes')}.", sentences=sentences)
 
 
-def judge(differences: Sequence[Difference], points: Points, reference: ReportConfiguration | None) -> Verdict:
+def judge(
+    differences: Sequence[Difference],
+    points: Points,
+    reference: ReportConfiguration | None,
+    tested: NovelClasses,
+    efficiency: DataEfficiency | None = None,
+) -> Verdict:
     """Write the headline for a study.
 
     The headline compares the reference configuration with training on real images only, or with zero-shot CLIP if
-    no configuration uses real images only.
+    no configuration uses real images only. It judges the first available metric in `HEADLINE_METRICS`, averaged over
+    all numbers of images, so nothing is selected on test images.
     """
     if reference is None:
         sentences = ["The effect of synthetic images was not measured."]
@@ -58,22 +85,43 @@ def judge(differences: Sequence[Difference], points: Points, reference: ReportCo
     effects = [first[metric] for metric in HEADLINE_METRICS if metric in first]
     if not effects:
         return _without_baseline(reference, points, _cards(pairs))
-    kinds = [effect.kind for effect in effects]
     lead = effects[0]
-    if "gain" in kinds and "loss" in kinds:
-        lead = effects[kinds.index("loss")]
-        headline = "Mixed effect of synthetic images on novel classes: a gain on one metric, a loss on the other"
-    elif "loss" in kinds:
-        lead, headline = effects[kinds.index("loss")], "Synthetic images reduce accuracy on novel classes"
-    elif "gain" in kinds:
-        partly = " on one of two metrics" if "unsure" in kinds else ""
-        lead = effects[kinds.index("gain")]
-        headline = f"Synthetic images improve accuracy on novel classes{partly}"
-    else:
-        headline = "No significant effect of synthetic images on novel classes"
+    headline = f"Effect of synthetic images on novel classes – {conclusion(lead, tested)}"
     unit = f" over {lead.unit}" if lead.unit else ""
-    interval = f"{lead.size} points, {coverage(lead.confidence_level)} CI{unit} {lead.interval}"
-    return Verdict(headline, interval, _sentences(lead, effects, pairs, points), _cards(pairs))
+    images = f", mean over {lead.images} images per class" if lead.averaged_over else ""
+    interval = f"{lead.size} points, {coverage(lead.confidence_level)} CI{unit} {lead.interval}{images}"
+    sentences = [*_sentences(lead, effects, pairs, points), *_share(lead.metric, efficiency)]
+    return Verdict(headline, interval, sentences, _cards(pairs), lead.metric)
+
+
+def conclusion(pair: Difference, tested: NovelClasses) -> str:
+    """Judge a difference on novel classes by its confidence interval.
+
+    The detectable difference follows from the standard error, i.e. the interval's half-width in units of the quantile
+    of Student's t-distribution with one degree of freedom less than the number of novel classes of each dataset.
+    """
+    if pair.kind != "unsure":
+        return f"significant {pair.kind}"
+    if pair.low > -EQUIVALENT and pair.high < EQUIVALENT:
+        return f"equivalent within ±{EQUIVALENT:g}"
+    freedom = max(1, tested.classes - tested.datasets)
+    error = (pair.high - pair.low) / 2 / t_quantile((1 + pair.confidence_level) / 2, freedom)
+    shown = detectable(error, freedom, pair.confidence_level)
+    classes = counted(tested.classes, "class", "classes")
+    return f"inconclusive: with {classes} only differences above {shown:.0f} points would show"
+
+
+def _share(metric: str, efficiency: DataEfficiency | None) -> list[str]:
+    """State the share of the gap to real images of all classes that synthetic images close, if it was computed."""
+    closed = efficiency.gap_closed.get(metric) if efficiency is not None else None
+    if efficiency is None or closed is None:
+        return []
+    gap = f"the gap to real images of all classes ({closed.gap.estimate:.1f} points)"
+    if closed.share is None:
+        return [f"The share of {gap} that synthetic images close is undefined, because the gap is not significant."]
+    share = closed.share
+    interval = f"{coverage(efficiency.confidence_level)} CI {share.low:.2f} to {share.high:.2f}".replace("-", "−")
+    return [f"Synthetic images close {share.estimate:.2f} of {gap}, {interval}."]
 
 
 def _without_baseline(reference: ReportConfiguration, points: Points, cards: list[Card]) -> Verdict:
@@ -88,10 +136,11 @@ def _sentences(
     lead: Difference, effects: Sequence[Difference], pairs: Sequence[Difference], points: Points
 ) -> list[str]:
     """Explain the headline, and add the other metrics and the comparison with zero-shot CLIP."""
-    series = points.get(lead.configuration.id, {}).get(lead.metric, [])
-    score = f" reaches {series[-1].mean:.1f}\u00a0% on novel classes and" if series else ""
-    n = lead.n or (series[-1].n if series else 0)
-    images = f"With {n} synthetic image{'' if n == 1 else 's'} per class, " if n else ""
+    shown = lead.averaged_over or ([lead.n] if lead.n else [])
+    series = [point for point in points.get(lead.configuration.id, {}).get(lead.metric, []) if point.n in shown]
+    score = f" reaches {fmean(point.mean for point in series):.1f}\u00a0% on novel classes and" if series else ""
+    average = "Averaged over" if lead.averaged_over else "With"
+    images = f"{average} {lead.images} synthetic image{'' if lead.images == '1' else 's'} per class, " if shown else ""
     verb = {"gain": "beats", "loss": "is worse than"}.get(lead.kind, "does not differ significantly from")
     baseline = f"{lead.baseline.label} only" if lead.baseline.data == "real" else lead.baseline.label
     first = f"{images}{lead.configuration.short}{score} {verb} {baseline}, with {CANDIDATES[lead.metric]}."

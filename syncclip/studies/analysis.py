@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import get_args
 
 import numpy as np
@@ -14,14 +16,15 @@ from syncclip.recipe.study import Configuration, StudySettings
 from syncclip.studies.grid import Cell
 from syncclip.studies.outputs import Comparison, DataEfficiency, Fits
 from syncclip.studies.statistics.bootstrap import (
+    Differences,
     Resampled,
     Resamples,
     Unit,
     configuration_metrics,
-    difference,
+    differences,
     make_resamples,
 )
-from syncclip.studies.statistics.data_efficiency import Exchange, exchange, marginal
+from syncclip.studies.statistics.data_efficiency import Exchange, GapClosed, exchange, gap_closed, marginal
 from syncclip.studies.statistics.metrics import Outcomes
 from syncclip.studies.statistics.scaling_fit import MIN_AMOUNTS, Series, fit_curve, held_out
 from syncclip.training.run_folder import RunFolder
@@ -35,6 +38,8 @@ REAL_ONLY_METHOD = {"syncclip": "ivlp"}
 
 Point = tuple[Configuration, int | None]
 """Configuration and number of synthetic images per class; the number is None without synthetic images."""
+Pair = tuple[Point, Point]
+"""Points of a configuration and of its baseline."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +213,35 @@ def data_efficiency(
             if images_per_hour and len(each.amounts) >= MIN_AMOUNTS
         },
         exchange=exchanges(evidence, settings, shots),
+        gap_closed=gaps_closed(evidence, settings),
     )
+
+
+def gaps_closed(evidence: Evidence, settings: StudySettings) -> dict[str, GapClosed]:
+    """Compute the share of the gap that the reference configuration closes, by metric, with intervals over classes.
+
+    The gap lies between the reference's counterpart without synthetic images (see `origin`) and the upper bound of the
+    same method. The result is empty if one of them is missing.
+    """
+    reference = settings.reference_configuration
+    start = origin(evidence, reference) if reference.synthetic and reference.real else None
+    upper_bound = next(
+        (
+            other
+            for other in evidence.configurations
+            if start is not None and (other.method, other.data) == (start.method, "all_real") and evidence.points(other)
+        ),
+        None,
+    )
+    points = evidence.points(reference)
+    if start is None or upper_bound is None or not points:
+        return {}
+    pairs = [(point, (start, None)) for point in [*points, (upper_bound, None)]]
+    over = _differences(evidence, pairs, settings, "classes")[1]
+    return {
+        metric: gap_closed(start.name, upper_bound.name, each, settings.confidence_level)
+        for metric, each in over.items()
+    }
 
 
 def exchanges(evidence: Evidence, settings: StudySettings, shots: int) -> dict[str, tuple[Exchange, ...]]:
@@ -242,48 +275,101 @@ def _real_only_by_shots(evidence: Evidence, shots: int) -> dict[int, Configurati
     return dict(sorted(max(methods.values(), key=len, default={}).items()))
 
 
-def comparisons(evidence: Evidence, settings: StudySettings) -> list[Comparison]:
-    """Compare the reference with the other configurations, and its largest with its smallest number of images.
+def compared_points(evidence: Evidence, settings: StudySettings) -> list[list[Pair]]:
+    """List the points to compare, grouped by configuration and baseline.
 
-    A configuration without synthetic images is compared at every number of images. Each comparison uses the seeds whose
-    runs are finished for both configurations. There is one interval per `Unit`; datasets are resampled only in a
-    suite.
+    The reference is compared with the other configurations, and each configuration in `study.compare` with its
+    baseline, at the same number of images; a configuration without synthetic images is compared at every number. The
+    last group compares the reference's largest with its smallest number of images.
     """
-    reference = settings.reference_configuration
-    points = evidence.points(reference)
-    pairs = [
-        (point, other)
-        for point in points
-        for configuration in evidence.configurations
-        for other in evidence.points(configuration)
-        if configuration.name != reference.name and other[1] in (None, point[1])
+    by_name = {configuration.name: configuration for configuration in evidence.configurations}
+    reference = settings.reference_configuration.name
+    named = [*((reference, name) for name in by_name if name != reference), *settings.compare]
+    groups = [
+        [
+            (point, other)
+            for point in evidence.points(by_name[name])
+            for other in evidence.points(by_name[baseline])
+            if point[1] == other[1] or None in (point[1], other[1])
+        ]
+        for name, baseline in dict.fromkeys(named)
+        if name in by_name and baseline in by_name
     ]
-    if len(points) > 1:
-        pairs.append((points[-1], points[0]))
-    result = []
-    for point, other in pairs:
-        seeds = evidence.seeds([point, other] if other[0].trained else [point])
-        if not seeds:
-            continue
-        tested = evidence.stack(point, seeds)
-        for first, second in zip(tested, evidence.stack(other, seeds), strict=True):
-            assert np.array_equal(first.label, second.label), "both configurations must have the same test images"
-        for unit in get_args(Unit)[: 2 if len(tested) == 1 else None]:
-            ours, theirs = (evidence.resampled(at, seeds, unit, settings.resamples) for at in (point, other))
-            result += [
-                Comparison(
-                    configuration=reference.name,
-                    images_per_class=point[1],
-                    baseline=other[0].name,
-                    baseline_images_per_class=other[1],
-                    metric=metric,
-                    **vars(interval),
-                    confidence_level=settings.confidence_level,
-                    seeds=len(seeds),
-                    images=sum(len(each.label) for each in tested),
-                    unit=unit,
-                    smaller_split=min(min((~each.novel).sum(), each.novel.sum()) for each in tested).item(),
-                )
-                for metric, interval in difference(ours, theirs, settings.confidence_level).items()
-            ]
-    return result
+    points = evidence.points(settings.reference_configuration)
+    return [group for group in groups if group] + ([[(points[-1], points[0])]] if len(points) > 1 else [])
+
+
+def comparisons(evidence: Evidence, settings: StudySettings) -> list[Comparison]:
+    """Compare all `compared_points`; the last rows are averages over the numbers of images of each group.
+
+    Each comparison uses the seeds whose runs are finished for both configurations; averages and simultaneous intervals
+    use the seeds whose runs are finished at all numbers of images. There is one interval per `Unit`; datasets are
+    resampled only in a suite.
+    """
+    rows: list[tuple[tuple[int, ...], list[Comparison]]] = []
+    averages: list[Comparison] = []
+    groups = compared_points(evidence, settings)
+    suite = any(len(outcomes) > 1 for outcomes in evidence.cells.values())
+    for unit_number, unit in enumerate(get_args(Unit)[: None if suite else 2]):
+        for number, group in enumerate(groups):
+            _, of_group = _differences(evidence, group, settings, unit)
+            joint = {metric: each.simultaneous(settings.confidence_level) for metric, each in of_group.items()}
+            for at, pair in enumerate(group):
+                bounds = {metric: (intervals[at].low, intervals[at].high) for metric, intervals in joint.items()}
+                compared = _compare(evidence, [pair], settings, unit, bounds)
+                rows.append(((pair[0][1] or pair[1][1] or 0, number, unit_number), compared))
+            if len(group) > 1:
+                averages += _compare(evidence, group, settings, unit, {})
+    rows.sort(key=itemgetter(0))
+    return [row for _, compared in rows for row in compared] + averages
+
+
+def _differences(
+    evidence: Evidence, pairs: Sequence[Pair], settings: StudySettings, unit: Unit
+) -> tuple[list[int | None], Mapping[str, Differences]]:
+    """Return the seeds that are finished at all points, and the differences by metric; both may be empty."""
+    points = [point for pair in pairs for point in pair]
+    seeds = evidence.seeds([point for point in points if point[0].trained] or points)
+    if not seeds:
+        return [], {}
+    resampled = [[evidence.resampled(point, seeds, unit, settings.resamples) for point in pair] for pair in pairs]
+    return seeds, differences([(ours, theirs) for ours, theirs in resampled])
+
+
+def _compare(
+    evidence: Evidence,
+    pairs: Sequence[Pair],
+    settings: StudySettings,
+    unit: Unit,
+    bounds: Mapping[str, tuple[float, float]],
+) -> list[Comparison]:
+    """Return the difference between two configurations at one or on average over several pairs of points, by metric.
+
+    Args:
+        bounds: metric -> simultaneous interval, if there is one.
+    """
+    (configuration, n), (baseline, baseline_n) = pairs[0]
+    seeds, compared = _differences(evidence, pairs, settings, unit)
+    tested = [evidence.stack(point, seeds) for pair in pairs for point in pair] if seeds else []
+    for parts in zip(*tested, strict=True):
+        assert all(np.array_equal(each.label, parts[0].label) for each in parts), "all points must share test images"
+    several = len(pairs) > 1
+    return [
+        Comparison(
+            configuration=configuration.name,
+            images_per_class=None if several else n,
+            baseline=baseline.name,
+            baseline_images_per_class=None if several else baseline_n,
+            metric=metric,
+            **vars(each.average(settings.confidence_level)),
+            confidence_level=settings.confidence_level,
+            seeds=len(seeds),
+            images=sum(len(part.label) for part in tested[0]),
+            unit=unit,
+            smaller_split=min(min((~part.novel).sum(), part.novel.sum()) for part in tested[0]).item(),
+            simultaneous_low=bounds.get(metric, (math.nan, math.nan))[0],
+            simultaneous_high=bounds.get(metric, (math.nan, math.nan))[1],
+            averaged_over=[ours[1] or theirs[1] or 0 for ours, theirs in pairs] if several else [],
+        )
+        for metric, each in compared.items()
+    ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from syncclip.core.secrets import json_without_secrets
 from syncclip.core.text import counted
 from syncclip.evaluation.metrics import Number
 from syncclip.studies.statistics.bootstrap import Unit
-from syncclip.studies.statistics.data_efficiency import Exchange, Marginal
+from syncclip.studies.statistics.data_efficiency import Exchange, GapClosed, Marginal
 from syncclip.studies.statistics.scaling_fit import Curve, HeldOut
 from syncclip.synthetic_sets.shift import Shift
 
@@ -118,7 +119,7 @@ class Fits:
 
 @dataclass(frozen=True)
 class DataEfficiency:
-    """Marginal value and real-image equivalents of the reference configuration's synthetic images, by metric.
+    """Marginal value, real-image equivalents and share of the gap of the reference's synthetic images, by metric.
 
     Attributes:
         images_per_hour: throughput of one generator; None if it was not measured.
@@ -129,6 +130,7 @@ class DataEfficiency:
     images_per_hour: float | None
     marginal: Mapping[str, tuple[Marginal, ...]]
     exchange: Mapping[str, tuple[Exchange, ...]]
+    gap_closed: Mapping[str, GapClosed] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,10 @@ class Comparison:
     Attributes:
         unit: resampled unit of the test data.
         smaller_split: number of test images in the smallest split (base or novel) of any dataset.
+        simultaneous_low, simultaneous_high: interval that holds simultaneously at all numbers of images for which both
+            configurations are compared; NaN for an average.
+        averaged_over: numbers of images per class over which the difference is averaged; empty for a single number. An
+            average has no `images_per_class`.
     """
 
     configuration: str
@@ -153,6 +159,9 @@ class Comparison:
     images: int
     unit: Unit
     smaller_split: int
+    simultaneous_low: Number = math.nan
+    simultaneous_high: Number = math.nan
+    averaged_over: Sequence[int] = ()
 
     @property
     def caution(self) -> str:

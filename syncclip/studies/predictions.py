@@ -108,6 +108,7 @@ class Recomputed:
 
     means: pd.DataFrame
     comparisons: list[outputs.Comparison]
+    data_efficiency: outputs.DataEfficiency
     differ: list[str]
     numbers: int
 
@@ -162,7 +163,7 @@ def recompute(url: str) -> Recomputed:
     numbers, differ = compare(pairs)
     groups = table.groupby(keys[:2], sort=False, dropna=False)
     means = groups[[*METRICS]].mean().assign(seeds=groups.size()).reset_index()
-    return Recomputed(means, comparisons, differ, numbers)
+    return Recomputed(means, comparisons, efficiency, differ, numbers)
 
 
 def compare(documents: Mapping[str, tuple[Any, Any]]) -> tuple[int, list[str]]:

@@ -19,6 +19,7 @@ from syncclip.runtime.progress import Progress, print_message
 from syncclip.storage import urls
 from syncclip.studies import findings, multi_dataset, outputs
 from syncclip.studies.cells import CellRun, check_configurations, prepare, run_cells
+from syncclip.studies.design import power_line
 from syncclip.studies.findings import Findings, SyntheticSet
 from syncclip.studies.grid import cells
 from syncclip.studies.multi_dataset import Part
@@ -70,6 +71,8 @@ def study(recipe: Recipe, out: str | None = None) -> Study:
         )
     with storage.lock(url, "study"):
         announce("study", recipes)
+        if power := power_line(recipes.values()):
+            print_message(power)
         parts = parts_of(recipes, url, out is not None)
         state = parts[""].state if "" in parts else multi_dataset.state_of(recipe, parts)
         grids = [(part.recipe, part.url, part.state) for part in parts.values()]

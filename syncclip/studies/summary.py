@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,7 +33,7 @@ class TextTable:
 
 def show(recipe: Recipe, url: str, table: pd.DataFrame, comparisons: Sequence[Comparison]) -> None:
     """Print the mean scores, and the paired differences between the reference configuration and the baselines."""
-    for each in [_means(recipe, table), *_compared(comparisons)[:1]]:
+    for each in [_means(recipe, table), *_compared([pair for pair in comparisons if pair.unit == "classes"])]:
         text.show(text.table(f"{recipe.name}: {each.title}", each.headings, each.rows), keys=2)
     text.show(url)
 
@@ -137,31 +136,41 @@ def _means(recipe: Recipe, table: pd.DataFrame, prefix: str = "") -> TextTable:
 
 
 def _compared(comparisons: Sequence[Comparison]) -> list[TextTable]:
-    """Return one table of comparisons per resampled unit, starting with classes, the recommended unit."""
-    units: dict[str, dict[tuple[Any, ...], dict[str, str]]] = {}
+    """Return tables of comparisons by configuration and resampled unit, starting with classes, the recommended unit.
+
+    A table of simultaneous intervals over classes follows, for pairs that are compared at several numbers of images.
+    """
+    several = {(each.configuration, each.baseline) for each in comparisons if each.averaged_over}
+    tables: dict[str, dict[tuple[str, str], dict[str, str]]] = {}
+    cautions: dict[str, str] = {}
     for pair in sorted(comparisons, key=lambda pair: pair.unit != "classes"):
-        key = (pair.images_per_class, pair.baseline, pair.baseline_images_per_class)
-        units.setdefault(pair.unit, {}).setdefault(key, {})[pair.metric] = _interval(pair, "+.1f")
-    if not units:
-        return []
-    first = comparisons[0]
-    title = (
-        f"{first.configuration} minus the baselines, points; {percent(first.confidence_level)} intervals over seeds and"
-    )
-    caution = f" Caution: {first.caution}." if first.caution else ""
+        level, over = percent(pair.confidence_level), f"over seeds and {pair.unit}"
+        shown = {f"{level} intervals {over}": (pair.low, pair.high)}
+        if pair.unit == "classes" and (pair.configuration, pair.baseline) in several and not pair.averaged_over:
+            joint = f"simultaneous {level} intervals {over} for all numbers of images"
+            shown[joint] = (pair.simultaneous_low, pair.simultaneous_high)
+        for kind, bounds in shown.items():
+            title = f"{pair.configuration} minus the baselines, points; {kind}."
+            text = _interval(Interval(pair.estimate, *bounds), "+.1f")
+            tables.setdefault(title, {}).setdefault(_points(pair), {})[pair.metric] = text
+            cautions.setdefault(title, f" Caution: {pair.caution}." if pair.caution else "")
     headings = ["images per class", "baseline", *(HEADINGS[metric] for metric in SHOWN)]
-    tables = []
-    for unit, pairs in units.items():
-        rows = [
-            [
-                "" if n is None else str(n),
-                baseline if baseline_n in (n, None) else f"{baseline} at {baseline_n}",
-                *(metrics.get(metric, "") for metric in SHOWN),
-            ]
-            for (n, baseline, baseline_n), metrics in pairs.items()
-        ]
-        tables.append(TextTable(f"{title} {unit}.{caution}", headings, rows))
-    return tables
+    return [
+        TextTable(
+            title + cautions[title],
+            headings,
+            [[*points, *(metrics.get(metric, "") for metric in SHOWN)] for points, metrics in rows.items()],
+        )
+        for title, rows in tables.items()
+    ]
+
+
+def _points(pair: Comparison) -> tuple[str, str]:
+    """Format a comparison's number of images, and its baseline."""
+    n, baseline_n = pair.images_per_class, pair.baseline_images_per_class
+    if pair.averaged_over:
+        return f"mean of {min(pair.averaged_over)} to {max(pair.averaged_over)}", pair.baseline
+    return "" if n is None else str(n), pair.baseline if baseline_n in (n, None) else f"{pair.baseline} at {baseline_n}"
 
 
 def _scores(cells: pd.DataFrame, metrics: Sequence[str]) -> list[str]:

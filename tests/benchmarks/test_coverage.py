@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.coverage import Simulation, coverage
+from benchmarks.coverage import Simulation, coverage, joint_coverage
 from syncclip.studies.statistics.bootstrap import Unit
 
 pytestmark = [pytest.mark.nightly, pytest.mark.slow]
@@ -29,3 +29,16 @@ def test_intervals_have_nominal_coverage(unit: Unit, simulation: Simulation) -> 
 
 def test_intervals_over_images_are_too_narrow_if_classes_differ() -> None:
     assert max(coverage(Simulation(), "images", 100).values()) < 85
+
+
+@pytest.mark.parametrize(
+    ("unit", "simulation"),
+    [
+        ("classes", Simulation()),
+        ("classes", Simulation(datasets=1, seeds=5)),
+        ("classes", Simulation(datasets=1, classes=12, novel=3, seeds=5)),
+        ("datasets", Simulation()),
+    ],
+)
+def test_average_and_simultaneous_intervals_have_nominal_coverage(unit: Unit, simulation: Simulation) -> None:
+    assert min(map(min, joint_coverage(simulation, unit, TRIALS).values())) >= 93

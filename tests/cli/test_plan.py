@@ -133,5 +133,11 @@ def test_a_configuration_that_is_all_warmup_causes_a_warning(
     configurations = (
         "study.configurations=[{method: ivlp, data: real, overrides: {training.epochs: 1, training.warmup_epochs: 1}}]"
     )
-    warnings = Outcome(capsys, *plan, "training.epochs=5", configurations).err.splitlines()
+    lines = Outcome(capsys, *plan, "training.epochs=5", configurations).err.splitlines()
+    warnings = [line for line in lines if line.startswith("warning: ")]
     assert len(warnings) == 1 and warnings[0].startswith("warning: ivlp-real: training.epochs=1 is all warm-up")
+
+
+def test_a_plan_states_the_power_of_its_study(capsys: pytest.CaptureFixture[str], plan: list[str]) -> None:
+    error = Outcome(capsys, *plan).err
+    assert "power: with " in error and "test images per class, differences above" in error

@@ -47,11 +47,20 @@ def test_each_test_domain_adds_a_configuration_to_the_results() -> None:
         ({"configurations": [{"method": "ivlp", "name": "a/b"}]}, "is not a valid folder name"),
         ({"images_per_class": [4, 1, 4]}, "contains duplicates"),
         ({"seeds": [4, 1, 4]}, "contains duplicates"),
+        ({"compare": [["ivlp-both", "ivlp-reel"]]}, "no configuration is named 'ivlp-reel'; did you mean 'ivlp-real'"),
+        ({"compare": [["ivlp-both", "ivlp-both"]]}, "'ivlp-both' is compared with itself"),
+        ({"compare": [["ivlp-both"]]}, "compare"),
     ],
 )
 def test_invalid_values_are_errors(values: dict[str, Any], error: str) -> None:
     with pytest.raises(ValidationError, match=error):
         StudySettings(**values)
+
+
+def test_comparisons_are_serialised_only_if_there_are_any() -> None:
+    pairs = [["ivlp-both", "ivlp-real"]]
+    assert StudySettings(compare=pairs).model_dump(mode="json")["compare"] == pairs
+    assert "compare" not in StudySettings().model_dump(mode="json")
 
 
 def test_the_default_reference_is_the_last_configuration() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
-from syncclip.reports.configurations import describe_configurations, gather_numbers, mean_scores
+from syncclip.reports.configurations import describe_configurations, differences, gather_numbers, mean_scores
 from syncclip.reports.inputs import Inputs
+from syncclip.studies.outputs import Comparison
 
 
 def test_means_and_standard_errors_over_seeds() -> None:
@@ -34,3 +37,17 @@ def test_label_contains_a_custom_name() -> None:
     )
     assert [configuration.label for configuration in configurations] == ["SYNC-CLIP", "SYNC-CLIP (unfiltered)"]
     assert len({configuration.tone for configuration in configurations}) == 2
+
+
+def test_average_difference_takes_precedence_over_the_largest_number_of_images() -> None:
+    configurations = describe_configurations([("ivlp-real", "ivlp", "real"), ("syncclip-both", "syncclip", "both")])
+
+    def row(n: int | None, estimate: float, *averaged: int) -> Comparison:
+        numbers = estimate, estimate - 1, estimate + 1, 0.95, 5, 900
+        pair = Comparison("syncclip-both", n, "ivlp-real", None, "hm", *numbers, "classes", 200)
+        return replace(pair, averaged_over=averaged)
+
+    single = [row(1, 2.0), row(64, 4.0)]
+    (largest,) = differences(single, configurations)
+    (average,) = differences([*single, row(None, 3.0, 1, 64)], configurations)
+    assert (largest.difference, largest.images, average.difference, average.images) == (4, "64", 3, "1 to 64")

@@ -78,6 +78,13 @@ def test_study_has_all_figures(study: Path) -> None:
     assert figures_of(page_of(study)) == expected
 
 
+def test_figures_open_with_the_metric_of_the_headline(study: Path) -> None:
+    page = page_of(study)
+    headline = re.search(r"<h1>Effect of synthetic images on novel classes – significant gain (.*?)</h1>", page)
+    assert headline and "mean over 1 to 64 images per class" in headline[1]
+    assert payload_of(page)["metric"] == "all_classes_novel"
+
+
 def test_run_has_scores_classes_images_and_losses(tmp_path: Path, dataset: Path) -> None:
     page = page_of(fabricated.make_run(tmp_path / "run", dataset))
     assert figures_of(page) == {"bars", "classes", "images", "history"}
@@ -220,5 +227,6 @@ def test_unreadable_image_is_counted_and_left_out(study: Path) -> None:
 def test_terminal_table_fits_into_80_columns(study: Path) -> None:
     text = printed(write_report(str(study)).table)
     assert "SYNC-CLIP" in text and "…" not in text
+    assert "Effect of synthetic images on novel classes – significant gain" in text
     text = printed(write_report(str(study / "synthetic")).table)
     assert "72 of 12 classes in 2 shards" in text and "rejected: clip_score" in text

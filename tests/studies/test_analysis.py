@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from syncclip.recipe.study import Configuration, StudySettings
-from syncclip.studies.analysis import BOOTSTRAP_SEED, SHOTS, Evidence, comparisons, exchanges, fits, series
+from syncclip.studies.analysis import BOOTSTRAP_SEED, SHOTS, Evidence, comparisons, exchanges, fits, gaps_closed, series
 from syncclip.studies.outputs import Comparison
-from syncclip.studies.statistics.bootstrap import Unit, configuration_metrics, difference, make_resamples
+from syncclip.studies.statistics.bootstrap import Unit, configuration_metrics, differences, make_resamples
 from syncclip.studies.statistics.metrics import Outcomes
 
 REAL = {shots: 0.7 - 0.3 * (1 + shots) ** -0.5 for shots in (1, 3, 8, 15)}
@@ -157,10 +157,70 @@ def test_each_interval_resamples_its_unit() -> None:
     }
     for unit in get_args(Unit):
         resamples = make_resamples(2, ours, 500, np.random.default_rng(BOOTSTRAP_SEED), unit)
-        expected = difference(configuration_metrics(ours, resamples), configuration_metrics(theirs, resamples))["novel"]
+        expected = differences([(configuration_metrics(ours, resamples), configuration_metrics(theirs, resamples))])[
+            "novel"
+        ].average()
         assert (pairs[unit].low, pairs[unit].high) == pytest.approx((expected.low, expected.high))
     images, classes, datasets = (pairs[unit].high - pairs[unit].low for unit in ("images", "classes", "datasets"))
     assert classes > 1.5 * images and datasets > 1.5 * classes
+
+
+def test_average_over_the_numbers_of_images_and_simultaneous_intervals() -> None:
+    study, settings = evidence({4: 0.5})
+    study = replace(study, cells=study.cells | {("syncclip-both", 64, seed): outcomes(0.69) for seed in (1, 2)})
+    pairs = [pair for pair in comparisons(study, settings) if (pair.metric, pair.unit) == ("hm", "images")]
+    single, average = [pair for pair in pairs if pair.baseline == "real4"][:-1], pairs[-1]
+
+    assert [(pair.images_per_class, pair.averaged_over) for pair in single] == [(n, []) for n in (1, 2, 4, 64)]
+    assert (average.images_per_class, average.averaged_over, average.seeds) == (None, [1, 2, 4, 64], 2)
+    assert average.estimate == pytest.approx(np.mean([pair.estimate for pair in single])) == pytest.approx(16)
+    assert np.isnan([average.simultaneous_low, average.simultaneous_high]).all()
+    for pair in single:
+        assert pair.simultaneous_low < pair.estimate - 0.1
+        assert (pair.simultaneous_low + pair.simultaneous_high) / 2 == pytest.approx(pair.estimate)
+    itself = next(pair for pair in pairs if pair.baseline == "syncclip-both")
+    assert (itself.simultaneous_low, itself.simultaneous_high) == (itself.low, itself.high)
+
+
+def test_average_uses_the_seeds_that_are_finished_at_all_numbers_of_images() -> None:
+    study, settings = evidence({4: 0.5})
+    cells = {key: tested for key, tested in study.cells.items() if key != ("syncclip-both", 2, 1)}
+    pairs = [pair for pair in comparisons(replace(study, cells=cells), settings) if pair.baseline == "real4"]
+    assert {(pair.images_per_class, pair.seeds) for pair in pairs} == {(1, 2), (2, 1), (4, 2), (64, 2), (None, 1)}
+
+
+def test_share_of_the_gap_to_the_upper_bound_of_the_same_method() -> None:
+    study, settings = evidence({4: 0.5})
+    others = [Configuration(method=method, data="all_real") for method in ("probe", "ivlp")]
+    cells = study.cells | trained(others[0], 0.9) | trained(others[1], 0.8)
+    closed = gaps_closed(Evidence([*study.configurations, *others], cells), settings)["hm"]
+    assert (closed.baseline, closed.upper_bound) == ("real4", "ivlp-all_real")
+    assert closed.gap.estimate == pytest.approx(30)
+    assert closed.share is not None and closed.share.estimate == pytest.approx(0.5)
+    assert gaps_closed(Evidence([*study.configurations, others[0]], cells), settings) == {}
+
+
+def test_named_pairs_are_compared_at_the_same_number_of_images() -> None:
+    study, settings = evidence({4: 0.5, 8: 0.6})
+    mix = Configuration(method="ivlp", data="both")
+    cells = study.cells | {("ivlp-both", n, seed): outcomes(0.55) for n in (1, 64) for seed in (1, 2)}
+    study = Evidence([*study.configurations, mix], cells)
+    compare = [("ivlp-both", "real4"), ("real8", "ivlp-both"), ("syncclip-both", "ivlp-both"), ("real4", "real8")]
+    pairs = comparisons(study, settings.model_copy(update={"compare": compare}))
+
+    def compared(name: str, baseline: str) -> dict[int | None, float]:
+        keys = name, baseline, "hm", "classes"
+        return {
+            pair.images_per_class or pair.baseline_images_per_class: round(pair.estimate, 6)
+            for pair in pairs
+            if (pair.configuration, pair.baseline, pair.metric, pair.unit) == keys and not pair.averaged_over
+        }
+
+    assert compared("ivlp-both", "real4") == {1: 5, 64: 5}
+    assert compared("real8", "ivlp-both") == {1: 5, 64: 5}
+    assert compared("syncclip-both", "ivlp-both") == {1: 10, 64: 10}
+    assert compared("real4", "real8") == {None: -10}
+    assert len(pairs) == len({tuple(map(str, vars(pair).values())) for pair in pairs})
 
 
 def test_caution_reports_few_images_and_a_single_seed() -> None:

@@ -93,7 +93,7 @@ def test_state_contains_classes_configurations_and_trainings(finished: Finished)
 
 def test_reference_is_compared_with_each_configuration(finished: Finished) -> None:
     pairs = finished.read("comparisons.json")
-    expected = {(n, name) for n in (1, 2, 4) for name in ("zeroshot", "ivlp-real", "ivlp-both")} | {
+    expected = {(n, name) for n in (1, 2, 4, None) for name in ("zeroshot", "ivlp-real", "ivlp-both")} | {
         (4, "syncclip-both")
     }
     assert {(pair["images_per_class"], pair["baseline"]) for pair in pairs} == expected

@@ -1,11 +1,15 @@
-"""Table of methods by training data."""
+"""Tables of methods by training data, and of comparisons."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pandas as pd
 
 from syncclip.evaluation.metrics import METRICS
-from syncclip.studies.summary import SHOWN, by_data
+from syncclip.studies.outputs import Comparison
+from syncclip.studies.statistics.bootstrap import Unit
+from syncclip.studies.summary import SHOWN, by_data, recomputed
 
 
 def table(*configurations: tuple[str, str, str, int | None]) -> pd.DataFrame:
@@ -50,3 +54,19 @@ def test_table_requires_several_methods_on_all_data() -> None:
     assert by_data(table(*COMPLETE[:3])) == []
     assert by_data(table(*COMPLETE[:5])) == []
     assert by_data(table(*COMPLETE, ("vpt-shallow", "vpt", "both", 16))) == []
+
+
+def test_comparisons_have_averages_and_a_table_of_simultaneous_intervals() -> None:
+    def row(n: int | None, low: float, high: float, *averaged: int, unit: Unit = "classes") -> Comparison:
+        pair = Comparison("syncclip-both", n, "ivlp-real", None, "hm", 4.0, low, high, 0.95, 5, 900, unit, 200)
+        return replace(pair, simultaneous_low=low - 1, simultaneous_high=high + 1, averaged_over=averaged)
+
+    rows = [row(None, 2, 6, 1, 16), row(16, 1, 7), row(16, 3, 5, unit="images")]
+    _, classes, simultaneous, images = recomputed(pd.DataFrame(), rows)
+    assert "95 % intervals over seeds and classes" in classes.title and "simultaneous" in simultaneous.title
+    assert [[*cells[:2], cells[3]] for cells in classes.rows] == [
+        ["mean of 1 to 16", "ivlp-real", "+4.0 [+2.0, +6.0]"],
+        ["16", "ivlp-real", "+4.0 [+1.0, +7.0]"],
+    ]
+    assert [cells[3] for cells in simultaneous.rows] == ["+4.0 [+0.0, +8.0]"]
+    assert [cells[3] for cells in images.rows] == ["+4.0 [+3.0, +5.0]"]

@@ -122,7 +122,7 @@ figure("differences", (part) => {
       if (known(entry.low) && known(entry.high)) group.append(svg("line", { x1: x(entry.low), x2: x(entry.high), y1: y, y2: y, stroke: colour, class: "interval" }));
       group.append(svg("circle", { cx: x(entry.difference), cy: y, r: 6, fill: colour, class: "point" }));
       const show = (event) => showTip(event.clientX, event.clientY, 16, tipTitle(name(entry)), tipRow(null, "difference", `${signed(entry.difference, 2)} points`), tipRow(null, `${payload.level} CI`, spread(entry.low, entry.high)),
-        entry.n ? tipRow(null, "images per class", String(entry.n)) : null);
+        entry.images ? tipRow(null, "images per class", `${entry.averaged_over.length ? "mean over " : ""}${entry.images}`) : null);
       group.addEventListener("pointermove", show);
       group.addEventListener("pointerdown", show);
       group.addEventListener("pointerleave", hideTip);

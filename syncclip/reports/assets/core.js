@@ -163,22 +163,25 @@ const PROTOCOLS = {
   all_classes: [["all_classes_hm", "Harmonic mean"], ["all_classes_base", "Base"], ["all_classes_novel", "Novel"], ["all_classes_accuracy", "Accuracy"], ["openworld_auc", "OpenworldAUC"]],
 };
 const PROTOCOL_NAMES = [["within_split", "Within split"], ["all_classes", "All classes"]];
+/** The controls open with the metric of the headline, if it is available. */
 function metricControls(container, ready, changed) {
   const [figure, candidates, score] = [owner, "Candidate classes", "Score"];
   const offered = (protocol) => PROTOCOLS[protocol].filter(([metric]) => ready(metric));
+  const scoreOf = (metric) => String(metric).replace("all_classes_", "");
+  const select = (options, metric) => (options.find(([each]) => scoreOf(each) === scoreOf(metric)) || options[0] || ["hm"])[0];
+  const standardIn = (options) => select(options, payload.metric || "hm");
   const protocols = PROTOCOL_NAMES.filter(([protocol]) => offered(protocol).length);
-  const standard = protocols.length ? protocols[0][0] : "within_split";
+  const standard = (protocols.find(([protocol]) => offered(protocol).some(([metric]) => metric === payload.metric)) || protocols[0] || ["within_split"])[0];
   const state = { protocol: initialValue(`${figure}.${candidates}`, protocols, standard) };
-  state.metric = initialValue(`${figure}.${score}`, offered(state.protocol), null);
+  state.metric = initialValue(`${figure}.${score}`, offered(state.protocol), standardIn(offered(state.protocol)));
   const redraw = () => {
     const options = offered(state.protocol);
-    const scoreOf = (metric) => String(metric || "hm").replace("all_classes_", "");
-    state.metric = (options.find(([metric]) => scoreOf(metric) === scoreOf(state.metric)) || options[0] || ["hm"])[0];
+    state.metric = select(options, state.metric);
     owner = figure;
-    if (options.length) keep(`${figure}.${score}`, state.metric, options[0][0]);
+    if (options.length) keep(`${figure}.${score}`, state.metric, standardIn(options));
     container.replaceChildren();
     if (protocols.length > 1) container.append(choice(candidates, protocols, state.protocol, (value) => { state.protocol = value; redraw(); changed(); }, standard));
-    if (options.length) container.append(choice(score, options, state.metric, (value) => { state.metric = value; changed(); }, options[0][0]));
+    if (options.length) container.append(choice(score, options, state.metric, (value) => { state.metric = value; changed(); }, standardIn(options)));
   };
   redraw();
   return state;

@@ -81,7 +81,15 @@ figure("curve", (part) => {
         continue;
       }
       const fit = fitOf(configuration);
-      const curve = fit ? fit.curve.filter((point) => point.n <= end * 1.001) : [];
+      // A line is interrupted where the configuration lacks a number of images on the axis.
+      const segments = [];
+      for (const point of [...(known(beginOf(configuration)) ? [{ n: 0, mean: beginOf(configuration) }] : []), ...series]) {
+        const before = segments.length ? segments.at(-1).at(-1).n : null;
+        const next = { n: point.n, value: point.mean };
+        if (before !== null && amounts.indexOf(point.n) === amounts.indexOf(before) + 1) segments.at(-1).push(next);
+        else segments.push([next]);
+      }
+      const curve = fit && segments.length === 1 ? fit.curve.filter((point) => point.n <= end * 1.001) : [];
       const banded = curve.filter((point) => known(point.low) && known(point.high));
       if (banded.length > 1) {
         const edge = (key) => banded.map((point) => `${x(point.n).toFixed(1)},${y(point[key]).toFixed(1)}`);
@@ -91,8 +99,7 @@ figure("curve", (part) => {
         inside.append(svg("path", { d: path(curve.filter((point) => point.n <= most * 1.001)), stroke: colour, class: "fit" }),
           svg("path", { d: path(curve.filter((point) => point.n >= most * 0.999)), stroke: colour, class: "fit forecast" }));
       } else {
-        const start = known(beginOf(configuration)) ? [{ n: 0, value: beginOf(configuration) }] : [];
-        inside.append(svg("path", { d: path([...start, ...series.map((point) => ({ n: point.n, value: point.mean }))]), stroke: colour, class: "fit" }));
+        inside.append(svg("path", { d: segments.map(path).join(""), stroke: colour, class: "fit" }));
       }
       const shift = (growing.indexOf(configuration) - (growing.length - 1) / 2) * (narrow ? 6 : 9);
       for (const point of series) {

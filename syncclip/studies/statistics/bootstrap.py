@@ -187,9 +187,46 @@ def interval(estimate: float, resamples: Floats, confidence_level: float) -> Int
     return Interval(float(estimate), float(low), float(high))
 
 
-def difference(first: Resampled, second: Resampled, confidence_level: float = 0.95) -> Mapping[str, Interval]:
-    """Subtract the second configuration's metrics from the first's, in points; both must share seeds and resamples."""
+@dataclass(frozen=True)
+class Differences:
+    """Differences between two configurations at A numbers of images per class, in points, for one metric.
+
+    Attributes:
+        estimates: (A,) estimates.
+        resamples: (A, R) differences in each resample of seeds and test data, which all numbers of images share.
+    """
+
+    estimates: Floats
+    resamples: Floats
+
+    def average(self, confidence_level: float = 0.95) -> Interval:
+        """Return the mean over the numbers of images with its percentile interval."""
+        return interval(self.estimates.mean(), self.resamples.mean(axis=0), confidence_level)
+
+    def simultaneous(self, confidence_level: float = 0.95) -> list[Interval]:
+        """Return intervals that contain the true differences at all numbers of images with the given probability.
+
+        Each interval extends by the same multiple of the standard error to both sides: the quantile of the largest
+        absolute standardised deviation in each resample (max-|t|). A single number has the percentile interval.
+
+        Source: Montiel Olea and Plagborg-Møller 2019, Journal of Applied Econometrics 34(1), algorithm 2.
+        """
+        if len(self.estimates) == 1:
+            return [self.average(confidence_level)]
+        errors = self.resamples.std(axis=1, keepdims=True)
+        deviations = np.abs(self.resamples - self.estimates[:, None])
+        largest = np.divide(deviations, errors, out=0 * deviations, where=errors != 0).max(axis=0)
+        reach = np.quantile(largest, confidence_level) * errors[:, 0]
+        bounds = zip(self.estimates, self.estimates - reach, self.estimates + reach, strict=True)
+        return [Interval(*map(float, bound)) for bound in bounds]
+
+
+def differences(pairs: Sequence[tuple[Resampled, Resampled]]) -> Mapping[str, Differences]:
+    """Subtract configurations at several numbers of images, each pair with the same seeds and resamples."""
     return {
-        name: interval((first[name][0] - second[name][0]).mean(), first[name][1] - second[name][1], confidence_level)
+        name: Differences(
+            np.array([(first[name][0] - second[name][0]).mean() for first, second in pairs]),
+            np.stack([first[name][1] - second[name][1] for first, second in pairs]),
+        )
         for name in METRICS
     }

@@ -1,4 +1,4 @@
-"""Data efficiency of synthetic images: accuracy gain per hour of generation, and real-image equivalents."""
+"""Data efficiency of synthetic images: gain per hour of generation, real-image equivalents, share of the gap closed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from syncclip.studies.statistics.bootstrap import Floats, Interval, interval
+from syncclip.studies.statistics.bootstrap import Differences, Floats, Interval, interval
 from syncclip.studies.statistics.scaling_fit import PowerLaw, Series, fit_power_law
 
 
@@ -32,6 +32,38 @@ class Exchange:
     n: int
     shots: Interval
     per_real: Interval
+
+
+@dataclass(frozen=True)
+class GapClosed:
+    """Share of the gap between real images of base classes only and of all classes that synthetic images close.
+
+    Attributes:
+        gap: difference between both configurations without synthetic images, in points.
+        share: gain of the synthetic images, averaged over their numbers, divided by the gap; None unless the gap is
+            significantly positive.
+    """
+
+    baseline: str
+    upper_bound: str
+    gap: Interval
+    share: Interval | None
+
+
+def gap_closed(baseline: str, upper_bound: str, over: Differences, confidence_level: float = 0.95) -> GapClosed:
+    """Compute the share of the gap closed, with the interval of the ratio of paired resamples.
+
+    Args:
+        over: differences to the baseline of the configuration with synthetic images, at each number of images, and
+            finally of the upper bound.
+    """
+    gap = interval(over.estimates[-1], over.resamples[-1], confidence_level)
+    if not gap.low > 0:
+        return GapClosed(baseline, upper_bound, gap, None)
+    gains, gaps = over.resamples[:-1].mean(axis=0), over.resamples[-1]
+    shares = np.divide(gains, gaps, out=np.copysign(np.inf, gains), where=gaps > 0)
+    share = interval(over.estimates[:-1].mean() / gap.estimate, shares, confidence_level)
+    return GapClosed(baseline, upper_bound, gap, share)
 
 
 def marginal(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from statistics import NormalDist
 from typing import get_args
 
 import numpy as np
@@ -11,11 +12,12 @@ import pytest
 
 from syncclip.studies.statistics.bootstrap import (
     METRICS,
+    Differences,
     Interval,
     Resamples,
     Unit,
     configuration_metrics,
-    difference,
+    differences,
     make_resamples,
     seed_weights,
 )
@@ -28,12 +30,11 @@ def outcomes(seeds: int, images: int, right: float, generator: np.random.Generat
     return Outcomes(within_split, all_classes, score, np.arange(images) % classes, classes // 2)
 
 
-def differences(
+def intervals_of(
     first: Sequence[Outcomes], second: Sequence[Outcomes], resamples: Resamples, confidence_level: float = 0.95
 ) -> Mapping[str, Interval]:
-    return difference(
-        configuration_metrics(first, resamples), configuration_metrics(second, resamples), confidence_level
-    )
+    pair = configuration_metrics(first, resamples), configuration_metrics(second, resamples)
+    return {metric: each.average(confidence_level) for metric, each in differences([pair]).items()}
 
 
 @pytest.mark.parametrize("unit", get_args(Unit))
@@ -74,7 +75,7 @@ def test_configuration_does_not_differ_from_itself() -> None:
     generator = np.random.default_rng(0)
     for unit in get_args(Unit):
         pair = [outcomes(3, 40, 0.5, generator), outcomes(3, 24, 0.5, generator)]
-        for interval in differences(pair, pair, make_resamples(3, pair, 200, generator, unit)).values():
+        for interval in intervals_of(pair, pair, make_resamples(3, pair, 200, generator, unit)).values():
             assert (interval.estimate, interval.low, interval.high) == (0, 0, 0)
 
 
@@ -84,7 +85,7 @@ def test_untrained_run_is_used_for_all_seeds() -> None:
     of_seeds = (part.repeat(4, 0) for part in (untrained.within_split, untrained.all_classes, untrained.base_score))
     repeated = Outcomes(*of_seeds, untrained.label, untrained.base)
     resamples = make_resamples(4, [trained], 300, generator)
-    short, long = differences([trained], [untrained], resamples), differences([trained], [repeated], resamples)
+    short, long = intervals_of([trained], [untrained], resamples), intervals_of([trained], [repeated], resamples)
     for name in METRICS:
         assert vars(short[name]) == pytest.approx(vars(long[name]))
 
@@ -98,7 +99,7 @@ def test_harmonic_mean_is_unbounded_over_few_datasets() -> None:
         return Outcomes(right, right, right * 1.0, label, 4)
 
     first, second = [part(0.92, 0.8), part(0.48, 0.36)], [part(0.92, 0.72), part(0.48, 0.32)]
-    intervals = differences(first, second, make_resamples(1, first, 4000, np.random.default_rng(0), "datasets"))
+    intervals = intervals_of(first, second, make_resamples(1, first, 4000, np.random.default_rng(0), "datasets"))
     assert intervals["novel"].low < -10 and intervals["novel"].high > 20
     assert intervals["hm"].low < -5 and intervals["hm"].high > 10
 
@@ -111,7 +112,7 @@ def test_few_classes_give_wide_intervals() -> None:
         return Outcomes(right[None], right[None], right[None] * 1.0, label, 18)
 
     first, second = part(np.arange(600) // 20 < 30 * (0.4 + gain)), part(np.arange(600) // 20 < 30 * 0.4)
-    intervals = differences([first], [second], make_resamples(1, [first], 4000, np.random.default_rng(0), "classes"))
+    intervals = intervals_of([first], [second], make_resamples(1, [first], 4000, np.random.default_rng(0), "classes"))
     base, novel = (intervals[name].high - intervals[name].low for name in ("base", "novel"))
     assert novel > 10 * base  # Student's quantile is 12.7 for two classes and 2.1 for eighteen
 
@@ -119,7 +120,7 @@ def test_few_classes_give_wide_intervals() -> None:
 def test_split_with_one_class_has_no_interval() -> None:
     generator = np.random.default_rng(0)
     first, second = (replace(outcomes(2, 60, right, generator, 3), base=2) for right in (0.7, 0.5))
-    intervals = differences([first], [second], make_resamples(2, [first], 400, generator, "classes"))
+    intervals = intervals_of([first], [second], make_resamples(2, [first], 400, generator, "classes"))
     assert np.isfinite([intervals["base"].low, intervals["all_classes_base"].high]).all()
     assert np.isnan([intervals[name].low for name in ("novel", "hm", "all_classes_accuracy", "openworld_auc")]).all()
 
@@ -130,7 +131,7 @@ def test_single_unit_has_no_interval(unit: Unit, classes: int, datasets: int) ->
     first, second = ([outcomes(2, 40, 0.5, generator, classes) for _ in range(datasets)] for _ in range(2))
     resamples = make_resamples(2, first, 100, generator, unit)
     assert all(
-        np.isnan([intervals.low, intervals.high]).all() for intervals in differences(first, second, resamples).values()
+        np.isnan([intervals.low, intervals.high]).all() for intervals in intervals_of(first, second, resamples).values()
     )
 
 
@@ -145,7 +146,7 @@ def test_interval_has_nominal_coverage() -> None:
         ]
         label = np.arange(300) % 2
         first, second = ([Outcomes(right, right, right * 1.0, label, 1)] for right in within_split)
-        interval = differences(first, second, make_resamples(5, first, 300, generator), confidence_level=0.9)[
+        interval = intervals_of(first, second, make_resamples(5, first, 300, generator), confidence_level=0.9)[
             "all_classes_accuracy"
         ]
         hits += interval.low <= 4 <= interval.high
@@ -159,6 +160,38 @@ def test_shared_images_cancel_in_the_difference() -> None:
     within_split[0, :8] = ~within_split[0, :8]
     second = replace(first, within_split=within_split)
     resamples = make_resamples(1, [first], 500, generator)
-    paired = differences([first], [second], resamples)["hm"]
+    paired = intervals_of([first], [second], resamples)["hm"]
     alone = np.quantile(configuration_metrics([first], resamples)["hm"][1], [0.025, 0.975])
     assert paired.high - paired.low < 0.5 * (alone[1] - alone[0])
+
+
+def test_average_and_simultaneous_intervals_of_independent_normal_differences() -> None:
+    noise = np.random.default_rng(0).standard_normal((3, 200_000)) * [[1.0], [2.0], [5.0]]
+    estimates = np.array([1.0, 2.0, 6.0])
+    several = Differences(estimates, noise + estimates[:, None])
+    average = several.average()
+    error = np.sqrt(1 + 4 + 25) / 3
+    assert (average.estimate, average.low, average.high) == pytest.approx(
+        (3, 3 - 1.96 * error, 3 + 1.96 * error), abs=0.03
+    )
+    factor = NormalDist().inv_cdf((1 + 0.95 ** (1 / 3)) / 2)  # 2.388, since P(max |z| < c) = (2 Phi(c) - 1)^3
+    for interval, estimate, spread in zip(several.simultaneous(), estimates, (1, 2, 5), strict=True):
+        assert interval.estimate == estimate
+        reach = factor * spread
+        assert (interval.low, interval.high) == pytest.approx((estimate - reach, estimate + reach), abs=0.02 * spread)
+
+
+def test_perfectly_correlated_differences_need_no_correction() -> None:
+    noise = np.random.default_rng(0).standard_normal(50_000)
+    first, second = Differences(np.zeros(2), np.stack([noise, 3 * noise])).simultaneous()
+    assert (first.high, second.high) == pytest.approx((1.96, 3 * 1.96), rel=0.02)
+
+
+def test_simultaneous_interval_of_a_single_number_is_its_own() -> None:
+    single = Differences(np.ones(1), np.random.default_rng(0).exponential(size=(1, 1000)))
+    assert single.simultaneous(0.9) == [single.average(0.9)]
+
+
+def test_differences_without_variation_have_intervals_of_zero_width() -> None:
+    intervals = Differences(np.array([0.0, 1.0]), np.array([[0.0] * 9, [1.0] * 9])).simultaneous()
+    assert [(each.low, each.high) for each in intervals] == [(0, 0), (1, 1)]

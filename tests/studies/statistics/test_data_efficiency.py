@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from syncclip.studies.statistics.bootstrap import Floats
-from syncclip.studies.statistics.data_efficiency import exchange, marginal
+from syncclip.studies.statistics.bootstrap import Differences, Floats
+from syncclip.studies.statistics.data_efficiency import exchange, gap_closed, marginal
 from syncclip.studies.statistics.scaling_fit import Series
 from tests.studies.fabricated import resample_seeds
 
@@ -60,3 +60,23 @@ def test_intervals_contain_the_true_number_of_shots() -> None:
         shots = exchange(*series, own=4, confidence_level=0.9)[0].shots
         hits += shots.low <= (16 / 6) ** 2 - 1 <= shots.high
     assert hits >= 40
+
+
+def test_share_of_the_gap_is_the_average_gain_over_the_gap_in_each_resample() -> None:
+    gap = np.linspace(4, 8, 101)
+    over = Differences(np.array([2.0, 4.0, 6.0]), np.stack([gap / 4, gap / 2, gap]))
+    closed = gap_closed("ivlp-real", "ivlp-all_real", over)
+    assert (closed.gap.low, closed.gap.high) == pytest.approx((4.1, 7.9), abs=0.05)
+    assert closed.share is not None
+    assert (closed.share.estimate, closed.share.low, closed.share.high) == pytest.approx((0.5, 0.375, 0.375))
+
+
+def test_share_of_a_gap_that_may_be_zero_is_undefined() -> None:
+    over = Differences(np.array([2.0, 1.0]), np.stack([np.ones(100), np.linspace(-0.5, 3, 100)]))
+    assert gap_closed("a", "b", over).share is None
+
+
+def test_share_is_unbounded_in_resamples_without_a_gap() -> None:
+    gap = np.r_[-1.0, np.linspace(0.1, 3, 99)]  # 1 % of the resamples
+    share = gap_closed("a", "b", Differences(np.array([1.0, 1.5]), np.stack([np.ones(100), gap]))).share
+    assert share is not None and np.isfinite(share.high)

@@ -1,0 +1,49 @@
+"""Size of a planned study, and the smallest difference that it would show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+from syncclip.core.settings import UserError
+from syncclip.core.text import counted
+from syncclip.datasets import load_dataset
+from syncclip.recipe.recipe import Recipe
+from syncclip.studies.statistics.power import POWER, Design, classes_needed, detectable_difference
+
+TARGET = 5.0
+"""Difference in points for which the required number of classes is reported."""
+
+
+def design_of(recipes: Collection[Recipe]) -> Design | None:
+    """Return the size of a study on one or more datasets, or None if test images of novel classes are unavailable."""
+    classes = images = seeds = 0
+    for recipe in recipes:
+        dataset = load_dataset(recipe.dataset)
+        try:
+            labels = dataset.split(recipe.evaluation.split).labels
+        except UserError:
+            return None
+        novel = [label for label in labels if label >= len(dataset.base)]
+        classes, images, seeds = classes + len(set(novel)), images + len(novel), len(recipe.study.seeds)
+    return Design(classes, seeds, images / classes, len(recipes)) if classes else None
+
+
+def power_line(recipes: Collection[Recipe]) -> str | None:
+    """Describe the power of a study before it runs, assuming the variation measured on `icons`."""
+    design = design_of(recipes)
+    if design is None:
+        return None
+    level = next(iter(recipes)).study.confidence_level
+    shown = detectable_difference(design, confidence_level=level)
+    size = (
+        f"with {counted(design.classes, 'novel class', 'novel classes')}, {counted(design.seeds, 'seed')} and "
+        f"{design.images:.0f} test images per class"
+    )
+    points = "no difference" if math.isinf(shown) else f"differences above {shown:.{0 if shown >= 10 else 1}f} points"
+    line = f"power: {size}, {points} would show ({100 * POWER:.0f} % power)"
+    if shown <= TARGET:
+        return line
+    needed = classes_needed(TARGET, design, confidence_level=level)
+    required = "more seeds" if needed is None else f"about {needed:,} novel classes"
+    return f"{line}; {TARGET:g} points require {required}"

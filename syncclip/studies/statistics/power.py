@@ -1,0 +1,136 @@
+"""Statistical power of a study: the smallest difference that its confidence interval would show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+
+import numpy as np
+
+from syncclip.studies.statistics.bootstrap import Floats
+from syncclip.studies.statistics.metrics import Outcomes
+
+POWER = 0.8
+"""Probability with which a difference of the detectable size has an interval that excludes zero."""
+
+
+MOST_CLASSES = 100_000
+"""Largest number of novel classes to consider."""
+
+
+def t_quantile(probability: float, freedom: float) -> float:
+    """Return a quantile of Student's t-distribution, with a relative error below 0.2 % for probabilities up to 0.99.
+
+    Source: Abramowitz and Stegun 1964, equation 26.7.5; the closed forms apply to one and two degrees of freedom.
+    """
+    if freedom == 1:
+        return math.tan(math.pi * (probability - 0.5))
+    if freedom == 2:
+        return (2 * probability - 1) / math.sqrt(2 * probability * (1 - probability))
+    z = NormalDist().inv_cdf(probability)
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + sum(term / freedom**power for power, term in enumerate(terms, start=1))
+
+
+def detectable(standard_error: float, freedom: float, confidence_level: float = 0.95) -> float:
+    """Return the smallest difference that a two-sided test shows with `POWER`.
+
+    Source: Bloom 1995, Evaluation Review 19(5): (t_{1 - alpha/2} + t_{power}) times the standard error.
+    """
+    return (t_quantile((1 + confidence_level) / 2, freedom) + t_quantile(POWER, freedom)) * standard_error
+
+
+@dataclass(frozen=True)
+class Deviations:
+    """Standard deviations of a paired difference on novel classes, in points.
+
+    Attributes:
+        classes: between the classes of a dataset.
+        images: between the images of a class, averaged over seeds.
+        seeds: between the seeds, for the average over a dataset's classes.
+    """
+
+    classes: float
+    images: float
+    seeds: float
+
+
+TYPICAL = Deviations(classes=11.8, images=19.6, seeds=3.0)
+"""SYNC-CLIP minus real images only on `icons`, novel accuracy with all classes as candidates, averaged over 1 to 64
+synthetic images per class; a test recomputes these values from the published predictions."""
+
+
+def deviations(configuration: Sequence[Sequence[Outcomes]], baseline: Sequence[Outcomes]) -> Deviations:
+    """Estimate the standard deviations of a difference in `all_classes_novel` by the method of moments.
+
+    The variance between class means is reduced by the variance due to their images.
+
+    Args:
+        configuration: outcomes at each of A numbers of images, on each of D datasets, over which they are averaged.
+        baseline: outcomes on each dataset, with the same seeds and test images.
+    """
+    variances = []
+    for dataset, theirs in enumerate(baseline):
+        ours = np.mean([parts[dataset].all_classes for parts in configuration], axis=0)
+        gain = 100 * (ours - theirs.all_classes)[:, theirs.novel]  # (S, P_novel)
+        label = theirs.label[theirs.novel]
+        by_class: list[Floats] = [gain[:, label == each] for each in np.unique(label)]
+        means = np.stack([part.mean(axis=1) for part in by_class])  # (C, S)
+        images = np.array([part.mean(axis=0).var(ddof=1) for part in by_class])
+        sizes = np.array([part.shape[1] for part in by_class])
+        between = means.mean(axis=1).var(ddof=1) - (images / sizes).mean()
+        variances.append((between, images.mean(), means.mean(axis=0).var(ddof=1)))
+    return Deviations(*np.sqrt(np.maximum(np.mean(variances, axis=0), 0)).tolist())
+
+
+@dataclass(frozen=True)
+class Design:
+    """Size of a study.
+
+    Attributes:
+        classes: number of novel classes, summed over the datasets.
+        images: number of test images per novel class.
+    """
+
+    classes: int
+    seeds: int
+    images: float
+    datasets: int = 1
+
+
+def detectable_difference(design: Design, spread: Deviations = TYPICAL, confidence_level: float = 0.95) -> float:
+    """Return the smallest difference on novel classes, in points, that a study would show with `POWER`.
+
+    The datasets are trained separately, so their seeds are independent. The result is infinite if no dataset has more
+    than one novel class.
+    """
+    freedom = design.classes - design.datasets
+    if freedom < 1:
+        return math.inf
+    variance = (spread.classes**2 + spread.images**2 / design.images) / design.classes
+    variance += spread.seeds**2 / (design.seeds * design.datasets)
+    return detectable(math.sqrt(variance), freedom, confidence_level)
+
+
+def classes_needed(
+    points: float, design: Design, spread: Deviations = TYPICAL, confidence_level: float = 0.95
+) -> int | None:
+    """Return the number of novel classes for which a difference is detectable; None if more seeds are required."""
+
+    def reached(classes: int) -> bool:
+        return detectable_difference(replace(design, classes=classes), spread, confidence_level) <= points
+
+    low, high = design.datasets, MOST_CLASSES
+    if not reached(high):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if reached(middle) else (middle, high)
+    return high
