@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
 from syncclip.core.settings import Settings, added
-from syncclip.methods.settings import TestDomain
 from syncclip.core.text import did_you_mean
+from syncclip.methods.settings import TestDomain
 
 UNTRAINED = "zeroshot"
 """Untrained baseline; a single run covers all numbers of images and all seeds."""
