@@ -41,6 +41,7 @@ def rewrite(study: Path) -> None:
     url = str(study)
     owner = storage.read_owner(str(study / outputs.STATE))
     recomputed = predictions.recompute(url)
+    assert recomputed.data_efficiency is not None, "only the studies of single models are rewritten"
     outputs.write_json(str(study / outputs.COMPARISONS), recomputed.comparisons, owner)
     outputs.write_json(str(study / outputs.DATA_EFFICIENCY), recomputed.data_efficiency, owner)
     fits = TypeAdapter(outputs.Fits).validate_json(storage.read_verified(str(study / outputs.FIT), owner))

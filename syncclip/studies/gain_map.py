@@ -18,7 +18,7 @@ from syncclip.evaluation.metrics import METRICS, Number
 from syncclip.recipe.study import Configuration, StudySettings
 from syncclip.studies import analysis
 from syncclip.studies.analysis import Evidence
-from syncclip.studies.statistics.bootstrap import Floats, Interval, Resampled, difference, interval
+from syncclip.studies.statistics.bootstrap import Floats, Interval, Resampled, differences, interval
 
 Over = Literal["real", "zero-shot", ""]
 """Kind of baseline: the counterpart on real images only (see `analysis.origin`), zero-shot CLIP, or none."""
@@ -265,12 +265,13 @@ def _mean(metrics: Sequence[Resampled]) -> Resampled:
 def _cells(contrast: _Contrast, dataset: str, confidence_level: float) -> Iterator[MapCell]:
     for tag, ours in contrast.ours.items():
         theirs = contrast.theirs.get(tag)
-        gains = {} if theirs is None else difference(ours, theirs, confidence_level)
+        gains = {} if theirs is None else differences([(ours, theirs)])
         for metric in METRICS:
             value = float(ours[metric][0].mean())
             if math.isnan(value):
                 continue
-            gain = gains.get(metric, Interval(math.nan, math.nan, math.nan))
+            unknown = Interval(math.nan, math.nan, math.nan)
+            gain = gains[metric].average(confidence_level) if gains else unknown
             yield MapCell(
                 pretrained=tag,
                 dataset=dataset,

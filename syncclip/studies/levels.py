@@ -302,6 +302,7 @@ def recompute(url: str) -> Recomputed:
     return Recomputed(
         pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(),
         [],
+        None,
         [*(f"{tag}/{message}" for tag, each in studies.items() for message in each.differ), *differ],
         numbers + sum(each.numbers for each in studies.values()),
     )

@@ -102,13 +102,14 @@ class Recomputed:
 
     Attributes:
         means: one row per configuration and number of images, with the number of seeds and the mean of each metric.
+        data_efficiency: data efficiency; None for a study of several pretrained tags.
         differ: one message per value that differs from the study's files.
         numbers: number of values that were compared.
     """
 
     means: pd.DataFrame
     comparisons: list[outputs.Comparison]
-    data_efficiency: outputs.DataEfficiency
+    data_efficiency: outputs.DataEfficiency | None
     differ: list[str]
     numbers: int
 
