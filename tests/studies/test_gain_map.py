@@ -10,7 +10,7 @@ import pytest
 from syncclip.recipe.study import Configuration, StudySettings
 from syncclip.studies.analysis import BOOTSTRAP_SEED, Evidence
 from syncclip.studies.gain_map import MapCell, Trend, map_cells, table, trends, verdict
-from syncclip.studies.statistics.bootstrap import configuration_metrics, difference, interval, make_resamples
+from syncclip.studies.statistics.bootstrap import configuration_metrics, differences, interval, make_resamples
 from syncclip.studies.statistics.metrics import Outcomes
 
 CONFIGURATIONS = [
@@ -98,7 +98,7 @@ def test_intervals_resample_classes_and_average_resamples_over_numbers_of_images
     }
     resamples = make_resamples(2, [first], 400, np.random.default_rng(BOOTSTRAP_SEED), "classes")
     metrics = {key: configuration_metrics([part], resamples) for key, part in parts.items()}
-    at_four = difference(metrics["4"], metrics["real"])["novel"]
+    at_four = differences([(metrics["4"], metrics["real"])])["novel"].average()
     cell = cell_of(cells, "real", 4)
     assert (cell.low, cell.high) == (at_four.low, at_four.high) and cell.low < cell.gain < cell.high
     mean = (metrics["1"]["novel"][1] + metrics["4"]["novel"][1]) / 2 - metrics["real"]["novel"][1]
