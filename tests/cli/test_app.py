@@ -75,11 +75,16 @@ def test_commands_on_files_import_no_slow_module(tmp_path: Path) -> None:
         "00000": ["shards", "ls", str(tmp_path / "set")],
         "caltech101": ["datasets", "ls"],
         "default 10": ["recipe", "explain", "training.epochs"],
-        "224 images": ["plan", "travel"],
     }
     slow, printed = imported_by(*commands.values())
     assert [text for text in commands if text not in printed] == []
     assert not slow - {"numpy"}
+
+
+def test_plan_imports_tables_but_no_models() -> None:
+    slow, printed = imported_by(["plan", "travel"])
+    assert "224 images" in printed
+    assert not slow - {"numpy", "pandas", "pyarrow"}  # the power depends on the labels of the test images
 
 
 def test_errors_of_a_recipe_are_reported_before_slow_imports() -> None:
