@@ -17,6 +17,7 @@ from rich.table import Table
 
 from syncclip import storage
 from syncclip.core.text import counted, printable
+from syncclip.datasets.loading import SHIPPED
 from syncclip.reports.configurations import Numbers, gather_numbers
 from syncclip.reports.figures import nearer, payload
 from syncclip.reports.images import image_strips, reject_strips
@@ -101,7 +102,7 @@ def render_page(inputs: Inputs, numbers: Numbers) -> str:
     quality, rejects = quality_table(inputs), reject_strips(inputs)
     runs, datasets = runs_table(numbers.table, numbers.configurations), datasets_table(inputs, numbers)
     name = inputs.dataset.name if inputs.dataset is not None else inputs.state.dataset if inputs.state else ""
-    shipped = name.partition("/")[0] == "icons"
+    shipped = name.partition("/")[0] in SHIPPED
     notice = resources.files("syncclip.embedded").joinpath("NOTICE").read_text(encoding="utf-8") if shipped else ""
     growing = any(point.n for metrics in numbers.points.values() for series in metrics.values() for point in series)
     has = {
