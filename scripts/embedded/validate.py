@@ -7,6 +7,7 @@ prints a table of a suite's synthetic datasets, FOLDER/<dataset>.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.datasets.loading import suite_of
 from syncclip.embedded.towers import TOWERS
 from syncclip.shards.reader import ImageSet, ShardSet
+
+from .drawings import SYMBOLS
 
 
 def features(backbone: Backbone, images: ImageSet, rows: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
@@ -63,12 +66,13 @@ def names(backbone: Backbone, classnames: list[str], template: str) -> Tensor:
     return functional.normalize(encoded, dim=-1)
 
 
-def validate_levels(suite: str) -> None:
-    """Print, as means over the datasets: zero-shot accuracy on validation images, and class means of the shots."""
-    print(
-        "| tower | base | novel | base (all) | novel (all) | zero-shot, base shots | class means, base shots "
-        "| ratio | ratio above chance |\n|---|---|---|---|---|---|---|---|---|"
+def validate_levels(suite: str) -> Iterator[str]:
+    """Yield a table, as means over the datasets: zero-shot accuracy on validation images, and class means of shots."""
+    yield (
+        "| `pretrained` | base | novel | base (all) | novel (all) | zero-shot, base training images | class means "
+        "| ratio | ratio above chance |"
     )
+    yield "|---" * 9 + "|"
     for tag in TOWERS:
         backbone, rows = load_backbone(BackboneSettings(pretrained=tag)), []
         for settings in suite_of(DatasetSettings(name=suite)).values():
@@ -86,14 +90,14 @@ def validate_levels(suite: str) -> None:
             rows[-1] += [100 / count]
         *values, chance = np.mean(rows, axis=0)
         ratio, above = values[4] / values[5], (values[4] - chance) / (values[5] - chance)
-        print(f"| `{tag}` | " + " | ".join(f"{value:.1f}" for value in values) + f" | {ratio:.2f} | {above:.2f} |")
+        yield f"| `{tag}` | " + " | ".join(f"{value:.1f}" for value in values) + f" | {ratio:.2f} | {above:.2f} |"
 
 
-def validate_generator(suite: str, synthetic: str, per_class: int = 8) -> None:
-    """Print how class means of training images classify synthetic images, and how those of synthetic classify val."""
+def validate_generator(suite: str, synthetic: str, per_class: int = 8) -> Iterator[str]:
+    """Yield a table: how class means of training images classify synthetic images, and vice versa validation images."""
     backbone = load_backbone(BackboneSettings())
-    print("| dataset | synthetic images, class means of real | validation images, class means of synthetic | of real |")
-    print("|---|---|---|---|")
+    yield "| dataset | synthetic images, class means of real | validation images, class means of synthetic | of real |"
+    yield "|---" * 4 + "|"
     for folder, settings in suite_of(DatasetSettings(name=suite)).items():
         dataset = load_dataset(settings)
         classes = range(len(dataset.classnames))
@@ -102,11 +106,10 @@ def validate_generator(suite: str, synthetic: str, per_class: int = 8) -> None:
         generated = features(backbone, images)
         of_real, of_synthetic = (class_means(*each, len(classes)) for each in (real, generated))
         values = accuracy(*generated, of_real, classes), accuracy(*val, of_synthetic, classes)
-        print(f"| {folder} | {values[0]:.1f} | {values[1]:.1f} | {accuracy(*val, of_real, classes):.1f} |", flush=True)
+        yield f"| {folder} | {values[0]:.1f} | {values[1]:.1f} | {accuracy(*val, of_real, classes):.1f} |"
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
-        validate_generator(sys.argv[1], sys.argv[2])
-    else:
-        validate_levels("symbols")
+    lines = validate_generator(sys.argv[1], sys.argv[2]) if len(sys.argv) == 3 else validate_levels(SYMBOLS.name)
+    for line in lines:
+        print(line, flush=True)
