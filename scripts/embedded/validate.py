@@ -73,13 +73,15 @@ def validate_levels(suite: str) -> Iterator[str]:
         "| ratio | ratio above chance |"
     )
     yield "|---" * 9 + "|"
+    datasets = [load_dataset(settings) for settings in suite_of(DatasetSettings(name=suite)).values()]
+    backbone = load_backbone(BackboneSettings())
+    # All levels share the image tower.
+    encoded = [[features(backbone, dataset.splits[split]) for split in ("val", "train")] for dataset in datasets]
     for tag in TOWERS:
         backbone, rows = load_backbone(BackboneSettings(pretrained=tag)), []
-        for settings in suite_of(DatasetSettings(name=suite)).values():
-            dataset = load_dataset(settings)
+        for dataset, (val, shots) in zip(datasets, encoded, strict=True):
             count, classes = len(dataset.base), len(dataset.classnames)
             text = names(backbone, dataset.classnames, dataset.template)
-            val, shots = features(backbone, dataset.splits["val"]), features(backbone, dataset.splits["train"])
             base, novel = range(count), range(count, classes)
             open_base, open_novel = (
                 100 * float(((val[0] @ text.T).argmax(1) == val[1])[mask].float().mean())
