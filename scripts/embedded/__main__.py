@@ -1,8 +1,8 @@
-"""Rebuild the embedded toy benchmark `icons`: `python -m scripts.embedded PACKAGE WORK [OUT [PART]]`.
+"""Rebuild the embedded suites `icons` and `symbols` and models: `python -m scripts.embedded PACKAGE WORK [OUT [PART]]`.
 
 PACKAGE is the unpacked npm package `@iconify/json`; WORK is a folder for checkpoints, from which an interrupted run
-resumes. PART is `datasets`, `clip` or `generator` (default: all three). `clip` and `generator` each take hours on one
-core, and can run in parallel.
+resumes. PART is `datasets`, `clip`, `levels` or `generator` (default: all four). `clip` and `generator` each take hours
+on one core, and can run in parallel; `levels` reads the model that `clip` wrote.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ import torch
 from syncclip.embedded import FOLDER
 
 from . import clip, generator, text
-from .dataset import make_datasets
+from .dataset import make_suite
+from .drawings import ICONS, SYMBOLS
 from .masks import load_masks, make_masks
 from .notice import make_notice
 
-PARTS = ("datasets", "clip", "generator")
+PARTS = ("datasets", "clip", "levels", "generator")
 
 
 def main(package: Path, work: Path, out: Path, parts: Sequence[str] = PARTS) -> None:
@@ -33,11 +34,14 @@ def main(package: Path, work: Path, out: Path, parts: Sequence[str] = PARTS) -> 
     masks = load_masks(work / "masks.npz")
     print(f"{len(masks.alpha)} pretraining drawings of {len(masks.concepts)} concepts", flush=True)
     if "datasets" in parts:
-        print(f"datasets: {make_datasets(package, masks, out / 'dataset')}", flush=True)
+        make_suite(package, masks, ICONS, out / "dataset")
+        make_suite(package, masks, SYMBOLS, out / "symbols")
         make_notice(package, out.parent / "NOTICE")
     if "clip" in parts:
         clip.pretrain(masks, work / "clip", work, clip.Schedule())
         text.retrain(masks, work / "clip", out / "clip", work, text.Schedule())
+    if "levels" in parts:
+        text.train_levels(masks, out / "clip", work, text.Schedule())
     if "generator" in parts:
         generator.pretrain(masks, out / "generator", work)
 

@@ -1,4 +1,4 @@
-"""Build the datasets of `icons`: drawings by designers excluded from pretraining, in shards of three splits.
+"""Build the suites `icons` and `symbols`: drawings by designers excluded from pretraining, in shards of three splits.
 
 As in the literature's datasets, designers occur in all splits. A designer's drawings of one class are in a single
 split, so that no split contains variants of another split's drawings.
@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from syncclip.shards.writer import Sample, write_shard
 
-from .drawings import CONCEPTS, FAMILIES, Drawing, choose, read_family, render
+from .drawings import FAMILIES, Drawing, Suite, choose, path_data, pretraining_paths, read_family, render
 from .masks import Masks
 from .real import image
 
@@ -35,25 +35,31 @@ TWIN, LEAK = 0.93, 0.98
 SETS: dict[str, dict[str, str]] = {**FAMILIES["benchmark_colour"], **FAMILIES["benchmark_single_colour"]}
 
 
-def make_datasets(package: Path, masks: Masks, out: Path) -> dict[str, int]:
-    """Select, render and split the images of each dataset, and write them as shards with their sources."""
-    counts: Counter[str] = Counter()
-    drawings = _drawings(package, masks, counts)
-    for name, classnames in CONCEPTS["datasets"].items():
-        splits: dict[str, list[tuple[int, Drawing]]] = {"train": [], "val": [], "test": []}
-        for label, classname in enumerate(classnames):
-            for split, part in split_drawings(drawings[classname]).items():
-                splits[split] += [(label, drawing) for drawing in part]
-        for split, members in splits.items():
+def make_suite(package: Path, masks: Masks, suite: Suite, out: Path) -> None:
+    """Select, render and split the images of a suite's datasets; write shards and `design.json` with all counts."""
+    drawings, dropped = select_drawings(package, masks, suite)
+    design = {}
+    for name, classnames in suite.datasets.items():
+        splits = {classname: split_drawings(drawings[classname]) for classname in classnames}
+        for split in ("train", "val", "test"):
+            members = [(label, each) for label, classname in enumerate(classnames) for each in splits[classname][split]]
             # Mix the classes, so that any part of a split contains all of them.
             members.sort(key=lambda member: member[1].order)
             samples = [_sample(index, label, drawing) for index, (label, drawing) in enumerate(members)]
-            write_shard(str(out / name / split), 0, samples)
-            counts[split] += len(members)
-        facts = {"name": f"icons/{name}", "classnames": classnames, "template": TEMPLATE}
+            write_shard(str(out / name / split), 0, samples, images_only=True)
+        facts = {"name": f"{suite.name}/{name}", "classnames": classnames, "template": TEMPLATE}
         (out / name / "dataset.json").write_text(json.dumps(facts, indent=1))
-    (out / "suite.json").write_text(json.dumps({"datasets": sorted(CONCEPTS["datasets"])}, indent=1))
-    return dict(counts)
+        design[name] = {
+            classname: {
+                "designers": len({SETS[drawing.family]["author"] for drawing in drawings[classname]}),
+                **{split: len(members) for split, members in splits[classname].items()},
+                **dropped[classname],
+            }
+            for classname in classnames
+        }
+    (out / "suite.json").write_text(json.dumps({"datasets": sorted(suite.datasets)}, indent=1))
+    if suite.unseen:
+        (out / "design.json").write_text(json.dumps(design, indent=1))
 
 
 def split_drawings(drawings: Sequence[Drawing]) -> dict[str, list[Drawing]]:
@@ -84,29 +90,34 @@ def _hash(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def _drawings(package: Path, masks: Masks, counts: Counter[str]) -> dict[str, list[Drawing]]:
-    """Return the drawings of each class in hash order, without duplicates or copies of pretraining drawings."""
-    by_class: dict[str, list[Drawing]] = defaultdict(list)
+def select_drawings(
+    package: Path, masks: Masks, suite: Suite
+) -> tuple[dict[str, list[Drawing]], dict[str, Counter[str]]]:
+    """Return the drawings of each class in hash order, and the number of duplicates and pretraining copies dropped."""
+    by_class: dict[str, list[Drawing]] = {name: [] for name in suite.classes}
     for family, facts in SETS.items():
-        for drawing in choose(read_family(package, family, facts["licence"]), most=PER_SET, most_other=0):
-            by_class[drawing.concept].append(drawing)
-    selected = {}
+        for drawing in choose(read_family(package, family, facts["licence"]), most=PER_SET, most_other=PER_SET):
+            if drawing.concept in by_class:
+                by_class[drawing.concept].append(drawing)
+    paths = pretraining_paths(package) if suite.unseen else set()
+    selected, dropped = {}, {}
     for name, drawings in by_class.items():
         seen = _squares(masks.alpha[masks.concept == masks.concepts.index(name)])
         kept: list[tuple[Drawing, np.ndarray, np.ndarray]] = []
+        counts = Counter({"dropped copies": 0, "dropped twins": 0})
         for drawing in sorted(drawings, key=lambda drawing: drawing.order):
             art = render(drawing, 96)
             shape, light = _square(art[..., 3]), _standard(_small(_luminance(art)))
             if not art[..., 3].mean() / 255 > 0.015:
                 continue
-            if (seen @ shape).max() > LEAK:
-                counts["dropped leaks"] += 1
+            if (seen @ shape).max() > LEAK or path_data(drawing.body) & paths:
+                counts["dropped copies"] += 1
             elif any(shape @ other > TWIN and light @ lit > TWIN for _, other, lit in kept):
                 counts["dropped twins"] += 1
             else:
                 kept.append((drawing, shape, light))
-        selected[name] = [drawing for drawing, _, _ in kept]
-    return selected
+        selected[name], dropped[name] = [drawing for drawing, _, _ in kept], counts
+    return selected, dropped
 
 
 def _sample(index: int, label: int, drawing: Drawing) -> Sample:

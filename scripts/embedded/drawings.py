@@ -25,6 +25,8 @@ FAMILIES: dict[str, Any] = json.loads((HERE / "families.json").read_text())
 CONCEPTS: dict[str, Any] = json.loads((HERE / "concepts.json").read_text())
 LICENCES = {"MIT", "Apache-2.0", "ISC", "CC0-1.0", "CC-BY-3.0", "CC-BY-4.0", "Unlicense", "BSD-3-Clause"}
 
+PATH_DATA = re.compile(r'\s(?:d|points)="([^"]*)"')
+PATH_TOKEN = re.compile(r"[a-zA-Z]|-?\d*\.?\d+(?:e-?\d+)?")
 STYLE_WORDS = frozenset(CONCEPTS["style_words"])
 LEADING_STYLES = {"ic": {"baseline", "outline", "round", "sharp", "twotone"}, "ion": {"ios", "md", "logo"}}
 
@@ -44,6 +46,27 @@ class Drawing:
     def order(self) -> bytes:
         """Sort key for a deterministic random order."""
         return hashlib.sha256(f"{self.family}:{self.name}".encode()).digest()
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite of datasets: dataset -> class names, and hypernym in captions -> class names.
+
+    `unseen` suites exclude drawings whose path data occurs in the pretraining icon sets.
+    """
+
+    name: str
+    datasets: dict[str, list[str]]
+    hypernyms: dict[str, list[str]]
+    unseen: bool
+
+    @property
+    def classes(self) -> list[str]:
+        return sorted(name for names in self.datasets.values() for name in names)
+
+
+ICONS = Suite("icons", CONCEPTS["datasets"], CONCEPTS["hypernyms"], unseen=False)
+SYMBOLS = Suite("symbols", **CONCEPTS["symbols"], unseen=True)
 
 
 def normalise(family: str, name: str) -> str:
@@ -88,6 +111,26 @@ def read_family(package: Path, family: str, licence: str) -> Iterator[Drawing]:
         }
         box = (size["left"], size["top"], size["width"], size["height"])
         yield Drawing(family, name, names[surface], surface, icon["body"], box)
+
+
+def path_data(body: str) -> set[str]:
+    """Return the path data of an icon, with coordinates rounded to 0.1 units and without stroke widths or colours."""
+    return {
+        " ".join(
+            token.replace("Z", "z") if token.isalpha() else f"{float(token):.1f}" for token in PATH_TOKEN.findall(path)
+        )
+        for path in PATH_DATA.findall(body)
+    }
+
+
+def pretraining_paths(package: Path) -> set[str]:
+    """Return the path data of all drawings with an accepted name in the pretraining icon sets."""
+    return {
+        path
+        for family, facts in FAMILIES["pretraining"].items()
+        for drawing in read_family(package, family, facts["licence"])
+        for path in path_data(drawing.body)
+    }
 
 
 def choose(drawings: Iterator[Drawing], most: int, most_other: int) -> list[Drawing]:

@@ -13,7 +13,7 @@ The bundled benchmark `icons` of syncclip is made from open icon sets, taken fro
 Changes to the drawings: for the datasets, they were rasterised to 64x64 pixels, recoloured if they had a single colour,
 placed on generated backgrounds, rotated, blurred and given noise; for pretraining, their shapes were used to train the
 tiny CLIP model and the generator. Every icon set is licensed under MIT, Apache-2.0, ISC, CC0-1.0, CC-BY-3.0,
-CC-BY-4.0, Unlicense or BSD-3-Clause. Each image of the datasets names its icon set in its shard (`.txt`).
+CC-BY-4.0, Unlicense or BSD-3-Clause. Each image of the datasets names its icon set in its shard's table.
 """
 PARTS = {
     "benchmark_colour": "Dataset, coloured sets",

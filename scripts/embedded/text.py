@@ -2,7 +2,8 @@
 
 As on the web, most captions name a hypernym, such as "vehicle", and few name the class itself. Image features therefore
 separate the classes, but their names are learned poorly, and CLIP confuses classes without real images with similar
-classes.
+classes. For the suite `symbols`, whose classes this tower knows by name, further text towers are trained with fewer
+captions that name its classes.
 """
 
 from __future__ import annotations
@@ -21,15 +22,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from syncclip.embedded.towers import write_tower
+
 from .clip import PREPROCESS, TEMPLATES, image_features, known_families, look_at, prepare_text, text_features
-from .drawings import CONCEPTS
+from .drawings import CONCEPTS, ICONS, SYMBOLS, Suite
 from .flat import flat
 from .masks import Masks
 from .near import near
 from .resume import Average, load_state, save_state
 
-HYPERNYMS: dict[str, str] = {name: word for word, names in CONCEPTS["hypernyms"].items() for name in names}
-"""Class -> hypernym in captions."""
+LEVELS = {"names-0": 0.0, "names-3": 3.0, "names-6.5": 6.5, "names-25": 25.0}
+"""Tag of a text tower -> mean number of captions with the class name per class of `symbols`."""
 OTHERS = 8000
 """Number of images of other concepts, half of them in the style of the datasets and with camera noise."""
 WEIGHTS, SEEN = "open_clip_model.safetensors", "pretraining.json"
@@ -41,7 +44,7 @@ class Schedule:
     batch: int = 192
     rate: float = 1e-3
     warmup: int = 100
-    named: float = 0.015  # share of captions with the class name, about 6.5 per class
+    named: float = 0.015  # share of captions that name the class of `icons`, about 6.5 per class
     seed: int = 0
     every: int = 200
 
@@ -80,23 +83,56 @@ def make_bank(model: Any, masks: Masks) -> Bank:
     return Bank(torch.cat(features), np.concatenate(kept))
 
 
+@dataclass(frozen=True)
+class Naming:
+    """A concept's captions: the share that contains its name, and the hypernym in the others."""
+
+    share: float
+    hypernym: str
+
+
+def naming_of(suite: Suite, share: float) -> dict[str, Naming]:
+    """Return the naming of a suite's classes."""
+    return {name: Naming(share, word) for word, names in suite.hypernyms.items() for name in names}
+
+
+def naming_of_related(naming: dict[str, Naming]) -> dict[str, Naming]:
+    """Return the naming of other concepts whose names contain a word of a class, such as `arrow left`.
+
+    Captions that name these concepts would teach the class name. Each concept follows the class that shares most words
+    with it, and preferably its first word.
+    """
+    related = {}
+    for concept in CONCEPTS["other_concepts"]:
+        words = concept.split()
+        shared = {
+            name: (len(set(words) & set(name.split())), name.split()[0] == words[0])
+            for name in sorted(naming)
+            if set(words) & set(name.split())
+        }
+        if shared and concept not in naming:
+            related[concept] = naming[max(shared, key=lambda name: shared[name])]
+    return related
+
+
 class Captions:
     """Sample images and captions of distinct concepts."""
 
-    def __init__(self, masks: Masks, bank: Bank, named: float) -> None:
-        self.masks, self.bank, self.named = masks, bank, named
+    def __init__(self, masks: Masks, bank: Bank, naming: dict[str, Naming]) -> None:
+        self.masks, self.bank, self.naming = masks, bank, naming
         concept = masks.concept[bank.rows]
         self.entries = [np.flatnonzero(concept == number) for number in range(len(masks.concepts))]
         self.captioned = np.array([number for number, entries in enumerate(self.entries) if len(entries)])
-        self.words = list(CONCEPTS["hypernyms"])
+        self.words = sorted({rule.hypernym for rule in naming.values()})
 
     def draw(self, count: int, rng: np.random.Generator) -> tuple[Tensor, list[str], Tensor]:
         """Sample features (count, D), captions and subjects (count,); captions match all images of their subject."""
         entries, captions, subjects = [], [], []
         for concept in rng.choice(self.captioned, count, replace=False):
             entry, name, subject = rng.choice(self.entries[concept]), self.masks.concepts[concept], int(concept)
-            if concept < self.masks.classes and rng.random() >= self.named:
-                name = HYPERNYMS[name]
+            rule = self.naming.get(name)
+            if rule and rng.random() >= rule.share:
+                name = rule.hypernym
                 subject = -1 - self.words.index(name)
             elif rng.random() < 0.4:
                 name = self.masks.surfaces[self.bank.rows[entry]]
@@ -116,16 +152,46 @@ def matching_loss(logits: Tensor, subjects: Tensor) -> Any:
 
 def retrain(masks: Masks, clip: Path, out: Path, work: Path, schedule: Schedule) -> None:
     """Write the CLIP model in `clip` with a retrained text tower to `out`; checkpoints are in `work`."""
-    torch.manual_seed(schedule.seed)
-    tokenizer = open_clip.get_tokenizer(f"local-dir:{clip}")
-    trained = load_file(clip / WEIGHTS)
-    image_tower = {name: value for name, value in trained.items() if name.startswith("visual")}
+    masks, model = masks.of_families(known_families(masks.families)), load_locked(clip, schedule.seed)
+    captions = Captions(masks, make_bank(model, masks), naming_of(ICONS, schedule.named))
+    weights = train_tower(model, captions, clip, work / "text.pt", schedule)
+    shutil.copytree(clip, out, ignore=shutil.ignore_patterns(WEIGHTS), dirs_exist_ok=True)
+    save_file(load_file(clip / WEIGHTS) | weights, out / WEIGHTS)
+    seen = json.loads((clip / SEEN).read_text())
+    seen |= {"text_steps": schedule.steps, "captions_that_name_a_class": schedule.named}
+    (out / SEEN).write_text(json.dumps(seen, indent=1))
+
+
+def train_levels(masks: Masks, clip: Path, work: Path, schedule: Schedule) -> None:
+    """Add a text tower per level of name knowledge to the CLIP model in `clip`; checkpoints are in `work`.
+
+    All levels name the classes of `icons` as rarely as the model's own tower. The model's own tower is the highest
+    level: it is trained in the same way, with the name of a `symbols` class in each of its captions.
+    """
+    masks = masks.of_families(known_families(masks.families))
+    bank = make_bank(load_locked(clip, schedule.seed), masks)
+    captions_per_concept = schedule.steps * schedule.batch / len(np.unique(masks.concept[bank.rows]))
+    for tag, level in LEVELS.items():
+        naming = naming_of(SYMBOLS, level / captions_per_concept)
+        captions = Captions(masks, bank, naming_of(ICONS, schedule.named) | naming | naming_of_related(naming))
+        weights = train_tower(load_locked(clip, schedule.seed), captions, clip, work / f"{tag}.pt", schedule)
+        write_tower(weights, load_file(clip / WEIGHTS), clip / f"{tag}.safetensors")
+
+
+def load_locked(clip: Path, seed: int) -> Any:
+    """Return a CLIP model with the image tower in `clip`, locked, and a new text tower."""
+    torch.manual_seed(seed)
+    image_tower = {name: value for name, value in load_file(clip / WEIGHTS).items() if name.startswith("visual")}
     model = open_clip.create_model(f"local-dir:{clip}", pretrained=None, load_weights=False)
     model.load_state_dict({**model.state_dict(), **image_tower})
-    masks = masks.of_families(known_families(masks.families))
-    captions = Captions(masks, make_bank(model.eval(), masks), schedule.named)
     for parameter in model.visual.parameters():
         parameter.requires_grad_(False)
+    return model.eval()
+
+
+def train_tower(model: Any, captions: Captions, clip: Path, checkpoint: Path, schedule: Schedule) -> dict[str, Tensor]:
+    """Train the text tower, and return its averaged weights in half precision."""
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{clip}")
     learnable = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in learnable if p.ndim >= 2], "weight_decay": 0.05},
@@ -133,7 +199,7 @@ def retrain(masks: Masks, clip: Path, out: Path, work: Path, schedule: Schedule)
     ]
     optimizer = torch.optim.AdamW(groups, lr=schedule.rate, betas=(0.9, 0.98), fused=True)
     average = Average(model, 0.95)
-    for step in range(load_state(work / "text.pt", model, optimizer, average), schedule.steps):
+    for step in range(load_state(checkpoint, model, optimizer, average), schedule.steps):
         features, texts, subjects = captions.draw(schedule.batch, np.random.default_rng((1 + schedule.seed, step)))
         tokens = tokenizer(texts)
         if step == 0:
@@ -151,12 +217,8 @@ def retrain(masks: Masks, clip: Path, out: Path, work: Path, schedule: Schedule)
         if step >= 0.7 * schedule.steps and step % 4 == 3:
             average.update(model)
         if (step + 1) % schedule.every == 0 or step + 1 == schedule.steps:
-            save_state(work / "text.pt", step + 1, model, optimizer, average)
-            print(f"text {step + 1}/{schedule.steps} loss {loss:.3f}", flush=True)
+            save_state(checkpoint, step + 1, model, optimizer, average)
+            print(f"{checkpoint.stem} {step + 1}/{schedule.steps} loss {loss:.3f}", flush=True)
+    names = {name for name, _ in model.named_parameters() if not name.startswith("visual")}
     with average.on(model):
-        weights = {name: value.half().contiguous() for name, value in model.state_dict().items() if name in trained}
-    shutil.copytree(clip, out, ignore=shutil.ignore_patterns(WEIGHTS), dirs_exist_ok=True)
-    save_file({**weights, **image_tower}, out / WEIGHTS)
-    seen = json.loads((clip / SEEN).read_text())
-    seen |= {"text_steps": schedule.steps, "captions_that_name_a_class": schedule.named}
-    (out / SEEN).write_text(json.dumps(seen, indent=1))
+        return {name: value.half().contiguous() for name, value in model.state_dict().items() if name in names}

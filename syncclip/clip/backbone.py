@@ -16,6 +16,7 @@ from syncclip.core.manifest import verify_folder
 from syncclip.core.settings import Settings, UserError
 from syncclip.core.text import nearest
 from syncclip.embedded import CLIP
+from syncclip.embedded.towers import TOWERS, load_tower
 
 if TYPE_CHECKING:  # plans contain a backbone and are read without torch
     from torch import Tensor, nn
@@ -33,7 +34,8 @@ class BackboneSettings(Settings):
     name: str = EMBEDDED
     """CLIP model: an open_clip name such as `ViT-B-16`, a folder, `hf-hub:owner/name`, or `icons` (bundled model)."""
     pretrained: str | None = None
-    """Weights of an open_clip model: a tag such as `openai` or a file; None for `icons`, folders and `hf-hub:…`."""
+    """Weights of an open_clip model: a tag such as `openai` or a file; None for folders and `hf-hub:…`. For `icons`, a
+    text tower with less name knowledge of the suite `symbols`, such as `names-3` (default: `names-all`)."""
     precision: Precision = "fp32"
     """Precision of both towers; prompts and losses stay in fp32. fp16 requires a GPU and is for evaluation only."""
     checkpoint_activations: bool = False
@@ -109,11 +111,16 @@ def load_backbone(settings: BackboneSettings) -> Backbone:
     from transformers import dynamic_module_utils
 
     dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # reject remote code without asking the user
-    name = _source(settings)
+    name, bundled = _source(settings), settings.name == EMBEDDED
     try:
         model, _, preprocess = open_clip.create_model_and_transforms(
-            name, pretrained=settings.pretrained, require_pretrained=True, force_quick_gelu=_quick_gelu(settings)
+            name,
+            pretrained=None if bundled else settings.pretrained,
+            require_pretrained=True,
+            force_quick_gelu=_quick_gelu(settings),
         )
+        if bundled and settings.pretrained:
+            load_tower(model, settings.pretrained)
         architecture = _config(name)
         tokenizer = open_clip.get_tokenizer(name)
     except UserError:
@@ -192,6 +199,11 @@ def _source(settings: BackboneSettings) -> str:
 
     name = settings.name
     if name == EMBEDDED:
+        if settings.pretrained not in (None, *TOWERS):
+            raise UserError(
+                f"backbone.pretrained: the bundled model has no text tower '{settings.pretrained}'; choose one of "
+                f"{', '.join(TOWERS)}, or omit the setting"
+            )
         return _local(CLIP, "run `make icons` to build the model, or reinstall syncclip")
     if name.startswith("local-dir:") or Path(name).is_dir():
         folder = Path(name.removeprefix("local-dir:"))

@@ -24,7 +24,7 @@ from syncclip.datasets.webdataset import find_tars, load_webdataset
 from syncclip.shards.reader import ImageSet
 from syncclip.storage.exports import read_manifest
 
-SHIPPED = {"icons": "icons/dataset"}
+SHIPPED = {"icons": "icons/dataset", "symbols": "icons/symbols"}
 """Mapping from the name of a shipped suite to its folder in the package."""
 
 SUITE_FILE = "suite.json"

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from syncclip import storage
 from syncclip.core.text import counted, printable
+from syncclip.datasets.loading import SHIPPED
 from syncclip.reports import gain_map
 from syncclip.reports.configurations import Numbers, gather_numbers
 from syncclip.reports.figures import nearer, payload
@@ -121,7 +122,7 @@ def render_page(inputs: Inputs, numbers: Numbers, verdict: Verdict) -> str:
     runs = PageTable() if numbers.table is None else runs_table(numbers.table, numbers.configurations)
     datasets = None if inputs.datasets is None else datasets_table(inputs.datasets, inputs, numbers)
     name = inputs.dataset.name if inputs.dataset is not None else inputs.state.dataset if inputs.state else ""
-    shipped = name.partition("/")[0] == "icons"
+    shipped = name.partition("/")[0] in SHIPPED
     notice = resources.files("syncclip.embedded").joinpath("NOTICE").read_text(encoding="utf-8") if shipped else ""
     growing = any(point.n for metrics in numbers.points.values() for series in metrics.values() for point in series)
     has = {

@@ -109,11 +109,14 @@ def _differences(name: str, archive: bytes, rows: list[dict[str, Any]]) -> Itera
         yield f"{name}: corrupt tar: {error}"
         return
     expected = {f"{row['key']}.{ext}" for row in rows for ext in MEMBERS if ext != "json" or row["provenance"] != "{}"}
-    if expected != set(ranges):
+    images_only = {f"{row['key']}.jpg" for row in rows} == set(ranges)
+    if expected != set(ranges) and not images_only:
         yield f"{name}: {len(expected ^ set(ranges))} members are missing from the tar or from its table"
     for row in rows:
         described = {"cls": str(row["label"]), "txt": row["text"], "json": row["provenance"]}
-        if any(texts.get(f"{row['key']}.{extension}", "{}") != text for extension, text in described.items()):
+        if not images_only and any(
+            texts.get(f"{row['key']}.{extension}", "{}") != text for extension, text in described.items()
+        ):
             yield f"{name}: the label, text or provenance of sample {row['key']} differs from the table"
         if ranges.get(f"{row['key']}.jpg") != (row["jpg_offset"], row["jpg_size"]):
             yield f"{name}: the table contains the wrong offset or size for {row['key']}.jpg"

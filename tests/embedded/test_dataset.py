@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from scripts.embedded.dataset import SETS
-from scripts.embedded.drawings import CONCEPTS, FAMILIES, concept_names, normalise
+from scripts.embedded import dataset
+from scripts.embedded.dataset import SETS, select_drawings
+from scripts.embedded.drawings import (
+    CONCEPTS,
+    FAMILIES,
+    ICONS,
+    SYMBOLS,
+    Suite,
+    concept_names,
+    normalise,
+)
+from scripts.embedded.masks import load_masks, make_masks
 from syncclip.datasets import DatasetSettings, load_dataset
-from syncclip.datasets.loading import suite_of
+from syncclip.datasets.loading import SHIPPED, suite_of
 from syncclip.embedded import FOLDER
 from syncclip.shards.reader import ShardSet
 from tests.embedded.test_families import designer
-
-SUITE = suite_of(DatasetSettings(name="icons"))
 
 
 @dataclass(frozen=True)
@@ -32,23 +42,33 @@ class Source:
 Splits = dict[str, list[Source]]
 
 
-def sources(split: str) -> list[Source]:
-    """Sources of a split's images in all datasets."""
+def datasets_of(suite: Suite) -> dict[str, DatasetSettings]:
+    return suite_of(DatasetSettings(name=suite.name))
+
+
+def sources(suite: Suite, split: str) -> list[Source]:
+    """Sources of a split's images in all datasets of a suite."""
     result = []
-    for dataset, settings in SUITE.items():
-        images = ShardSet(str(FOLDER / "icons/dataset" / dataset / split))
+    for name, settings in datasets_of(suite).items():
+        images = ShardSet(str(FOLDER / SHIPPED[suite.name] / name / split))
         classnames = load_dataset(settings).classnames
         for row in range(len(images)):
             text = images.text(row)
             match = re.fullmatch(r"(.+) \(([a-z0-9-]+):([^:)]+)\)", text)
-            assert match, f"{dataset}, {split} {row}: {text!r} names no icon set and icon"
+            assert match, f"{name}, {split} {row}: {text!r} names no icon set and icon"
             result.append(Source(*match.groups(), classnames[int(images.labels[row])]))
     return result
 
 
+@pytest.fixture(scope="module", params=[ICONS, SYMBOLS], ids=lambda suite: suite.name)
+def suite(request: pytest.FixtureRequest) -> Suite:
+    suite: Suite = request.param
+    return suite
+
+
 @pytest.fixture(scope="module")
-def splits() -> Splits:
-    return {split: sources(split) for split in ("train", "val", "test")}
+def splits(suite: Suite) -> Splits:
+    return {split: sources(suite, split) for split in ("train", "val", "test")}
 
 
 def test_each_image_comes_from_an_icon_set_of_the_datasets(splits: Splits) -> None:
@@ -83,11 +103,57 @@ def test_each_drawing_is_in_one_split(splits: Splits) -> None:
     assert [drawing for drawing, count in uses.items() if count > 1] == []
 
 
-def test_the_datasets_partition_the_classes(splits: Splits) -> None:
-    datasets = [load_dataset(settings) for settings in SUITE.values()]
-    assert sorted(SUITE) == sorted(CONCEPTS["datasets"])
-    assert sorted(name for dataset in datasets for name in dataset.classnames) == sorted(CONCEPTS["classes"])
+def test_the_datasets_partition_the_classes(suite: Suite, splits: Splits) -> None:
+    settings = datasets_of(suite)
+    datasets = [load_dataset(each) for each in settings.values()]
+    assert sorted(settings) == sorted(suite.datasets)
+    assert sorted(name for dataset in datasets for name in dataset.classnames) == suite.classes
     assert all(abs(len(dataset.novel) - len(dataset.base)) <= 1 for dataset in datasets)
     counts = {split: Counter(source.classname for source in images) for split, images in splits.items()}
-    assert all(len(by_class) == 88 for by_class in counts.values())
-    assert min(counts["test"].values()) >= 5 and counts["test"].total() >= 1500
+    assert all(sorted(by_class) == suite.classes for by_class in counts.values())
+    assert min(counts["test"].values()) >= 5 and counts["test"].total() >= 1200
+
+
+def test_the_suites_share_no_class_and_no_drawing() -> None:
+    drawings = [
+        {(source.family, source.icon) for split in ("train", "val", "test") for source in sources(suite, split)}
+        for suite in (ICONS, SYMBOLS)
+    ]
+    assert not drawings[0] & drawings[1]
+    assert not set(ICONS.classes) & set(SYMBOLS.classes) and set(SYMBOLS.classes) <= set(CONCEPTS["other_concepts"])
+
+
+def test_the_design_lists_the_counts_of_the_new_datasets() -> None:
+    design = json.loads((FOLDER / SHIPPED["symbols"] / "design.json").read_text())
+    assert {dataset: sorted(classes) for dataset, classes in design.items()} == SYMBOLS.datasets
+    for split in ("train", "val", "test"):
+        counts = Counter(source.classname for source in sources(SYMBOLS, split))
+        assert counts == {name: each[split] for classes in design.values() for name, each in classes.items()}
+    assert min(each["designers"] for classes in design.values() for each in classes.values()) >= 8
+
+
+THIN = '<path fill="none" stroke="black" d="M2 3L14 3 8 13z"/>'
+
+
+@pytest.mark.parametrize(
+    ("body", "copies"),
+    [
+        ('<path fill="none" stroke="black" stroke-width="5" d="M 2,3 L14.02 3 8,13 Z"/>', 1),
+        ('<path fill="none" stroke="black" d="M1 3L13 3 7 13z"/>', 1),  # the same shape elsewhere
+        ('<path d="M8 1L15 15 1 15z"/>', 0),
+    ],
+    ids=["same path data, other stroke", "same pixels", "own"],
+)
+def test_copies_of_pretraining_drawings_are_excluded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, copies: int
+) -> None:
+    (tmp_path / "json").mkdir()
+    for family, path in (("theirs", THIN), ("mine", body)):
+        (tmp_path / "json" / f"{family}.json").write_text(json.dumps({"icons": {"folder": {"body": path}}}))
+    facts = {"licence": "MIT", "author": "Someone"}
+    monkeypatch.setitem(FAMILIES, "pretraining", {"theirs": facts})
+    monkeypatch.setattr(dataset, "SETS", {"mine": facts})
+    make_masks(tmp_path, tmp_path / "masks.npz")
+    suite = Suite("new", {"files": ["folder"]}, {"container": ["folder"]}, unseen=True)
+    drawings, dropped = select_drawings(tmp_path, load_masks(tmp_path / "masks.npz"), suite)
+    assert (len(drawings["folder"]), dropped["folder"]["dropped copies"]) == (1 - copies, copies)

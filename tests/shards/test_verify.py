@@ -69,3 +69,12 @@ def test_an_unexpected_member_is_reported_and_not_extracted(url: str, member: st
 def test_samples_without_provenance_are_valid(tmp_path: Path) -> None:
     write_shard(str(tmp_path), 0, [Sample(0, 1, jpeg(0), "an image")])
     assert verify(str(tmp_path)) == []
+
+
+def test_labels_and_texts_may_be_in_the_table_alone(tmp_path: Path) -> None:
+    samples = [Sample(index, 1, jpeg(index), "an image") for index in range(3)]
+    write_shard(str(tmp_path), 0, samples, images_only=True)
+    assert verify(str(tmp_path)) == []
+    images = ShardSet(str(tmp_path))
+    assert images.labels.tolist() == [1, 1, 1] and images.text(2) == "an image"
+    assert [images.read(row) for row in range(3)] == [sample.image_bytes for sample in samples]
