@@ -117,7 +117,11 @@ class Model:
         return np.concatenate(scores) if scores else np.zeros((0, len(self.classes)))
 
     def image_features(self, images: Iterable[ImageLike], batch: int = BATCH) -> npt.NDArray[np.float32]:
-        """Return unit-length image features (n, D), computed with the learned prompts."""
+        """Return unit-length image features (n, D), computed with the learned prompts.
+
+        For SYNC-CLIP with `test_domain: both`, these are the features with the prompts of real images, whereas
+        `probabilities` averages the logits of both domains.
+        """
         features = [self._image_features(pixels) for pixels in self._batches(images, batch)]
         width = 0 if features else self.text_features().shape[1]
         return np.concatenate(features) if features else np.zeros((0, width), np.float32)

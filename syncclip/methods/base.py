@@ -68,6 +68,7 @@ class Method(nn.Module):
     clip: PromptedClip
     prepares: int = 0
     prepares_all: ClassVar[bool] = False
+    trains: bool = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -84,7 +85,7 @@ class Method(nn.Module):
         self.classnames = list(classnames)
         self.base = self.known = base
         self.template = template
-        self.settings, self.trains = settings, settings.trains
+        self.settings, self.trains = settings, self.trains and settings.trains
         self.weights: Mapping[str, float] = {}
         self.work = WorkSplit()
         self._cached_text: tuple[tuple[int, ...], Tensor] | None = None

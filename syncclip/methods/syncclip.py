@@ -46,7 +46,8 @@ class SyncClip(ClassVectors, Ivlp):
         self.weights = {"synthetic": settings.synthetic_weight, "alignment": settings.alignment_weight}
         if settings.uses_teacher:
             self.weights = {**self.weights, "distillation": settings.distillation_weight}
-        self.has_several_image_features = settings.test_domain == "both"
+        if type(self).logits_given is SyncClip.logits_given:
+            self.has_several_image_features = settings.test_domain == "both"
         self.synthetic_prompts = deep_prompts(len(self.vision_prompts), settings.domain_tokens, clip.vision.width)
 
     def step_begins(self, step: int, steps: int) -> None:  # noqa: ARG002
@@ -78,11 +79,13 @@ class SyncClip(ClassVectors, Ivlp):
         return self.clip.encode_images(images, [torch.cat([own, real[len(own) :]]) for real, own in pairs])
 
     def logits_given(self, text: Tensor, images: Tensor, domains: Tensor | None = None) -> Tensor:
-        if domains is not None:
+        if domains is not None or self.settings.test_domain != "both":
             return super().logits_given(text, images, domains)
         return self._logits_of(text, images, [None])[0]
 
     def logits_by_domain(self, images: Tensor, domains: Sequence[TestDomain | None]) -> list[Tensor]:
+        if {*domains} <= {None}:
+            return [self.logits(images)]
         return self._logits_of(self._text_features_once(), images, domains)
 
     def _logits_of(self, text: Tensor, images: Tensor, domains: Sequence[TestDomain | None]) -> list[Tensor]:

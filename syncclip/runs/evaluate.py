@@ -106,12 +106,13 @@ def results_of(recipe: Recipe, folder: RunFolder, transfer: str | None = None) -
     return _current_results(recipe, url, results_owner(folder, transfer))
 
 
-def _current_results(recipe: Recipe, url: str, owner: str) -> dict[str, Any] | None:
-    """Read the results in a folder; return None if they are missing or outdated."""
+def _current_results(recipe: Recipe, url: str, owner: str, domain: TestDomain | None = None) -> dict[str, Any] | None:
+    """Read the results in a folder; return None if they are missing, outdated or those of another test domain."""
     if not all(storage.exists(storage.join(url, name)) for name in (PREDICTIONS, RESULTS)):
         return None
     numbers = read_results(storage.join(url, RESULTS), owner)
     same = numbers.get("split") == recipe.evaluation.split and numbers.get("bins") == recipe.evaluation.bins
+    same = same and numbers.get("test_domain") == domain
     return numbers if same and ("temperature" in numbers) == recipe.evaluation.calibrate else None
 
 
@@ -128,7 +129,7 @@ def domain_folder(folder: RunFolder, domain: TestDomain) -> RunFolder:
 def missing_domains(recipe: Recipe, folder: RunFolder) -> Sequence[TestDomain]:
     """List the domains in `evaluation.test_domains` that have no results."""
     folders = {domain: domain_folder(folder, domain) for domain in recipe.evaluation.test_domains}
-    return [name for name, each in folders.items() if _current_results(recipe, each.url, each.owner) is None]
+    return [name for name, each in folders.items() if _current_results(recipe, each.url, each.owner, name) is None]
 
 
 def done(recipe: Recipe, folder: RunFolder) -> bool:

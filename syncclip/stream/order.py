@@ -131,19 +131,20 @@ class TrainingOrder:
 
     @property
     def _real_steps(self) -> int:
-        return 0 if self._data == "synthetic" else self.steps_per_round
+        return 0 if self._data == "synthetic" or self.epochs is None else steps(len(self.epochs.rows), self._batch)
 
     def ids_of_pass(self, step: int) -> BatchIds:
         """Return a global batch of a pass over all selected images, which contains either real or synthetic images.
 
-        The pass contains the real images of the first epoch in the same order, and then each synthetic image of the
-        training classes once, as seen images in the order of the shards. Repeats that fill a batch have label -1.
+        The pass contains each real image once, whatever the weight of its dataset, and then each synthetic image of
+        the training classes once, as seen images in the order of the shards. Repeats that fill a batch have label -1.
         """
         real = self._real_steps
         if step < real:
             assert self.epochs is not None and self.real is not None
-            rows = self.epochs.rows_of_epoch(0)[batch_of(len(self.epochs), self._batch, self._seed, 0, step)]
-            return BatchIds(rows, _NONE, _NONE, self._without_repeats(self.real, rows, step, len(self.epochs)), _NONE)
+            count = len(self.epochs.rows)
+            rows = self.epochs.rows[batch_of(count, self._batch, self._seed, 0, step)]
+            return BatchIds(rows, _NONE, _NONE, self._without_repeats(self.real, rows, step, count), _NONE)
         assert self.synthetic is not None and step < self.steps_per_pass, f"step {step} of {self.steps_per_pass}"
         count = len(self._synthetic_rows)
         rows = self._synthetic_rows[((step - real) * self._batch + np.arange(self._batch)) % count]

@@ -130,7 +130,17 @@ def check_configurations(recipe: Recipe) -> None:
             common.
     """
     amounts = recipe.study.amounts
+    if recipe.evaluation.test_domains:
+        raise UserError(
+            f"recipe {recipe.name!r}: evaluation.test_domains is set; in a study, set test_domains of a configuration "
+            "in study.configurations"
+        )
     for configuration in recipe.study.configurations:
+        if "evaluation.test_domains" in configuration.overrides:
+            raise UserError(
+                f"{_origin(recipe, configuration)}: overrides sets evaluation.test_domains; set the configuration's "
+                "test_domains instead"
+            )
         if configuration.synthetic and not configuration.at(amounts):
             raise UserError(
                 f"{_origin(recipe, configuration)}: images_per_class {configuration.images_per_class} contains none of "

@@ -66,6 +66,10 @@ class TrainJob:
     optimisation: Optimisation | None = None
 
 
+PREPARED_BATCHES = 100
+"""Number of batches in the preparation between two checks for an interruption."""
+
+
 def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | None = None) -> RunRecord:
     """Train to the end, resuming from the newest intact checkpoint if there is one; do nothing if the run is finished.
 
@@ -128,14 +132,18 @@ def _begin(job: TrainJob, learnable: dict[str, Parameter], state: Checkpoint, wo
     if state.step or job.stream is None or not count:
         return
 
+    def interruptible(view: Iterator[Batch], number: int) -> Iterator[Batch]:
+        for step, batch in enumerate(view):
+            if step % PREPARED_BATCHES == 0 and any(distributed.gathered(shutdown.requested(), world_size)):
+                raise StoppedError(f"interrupted in view {number} of {count} of the training images")
+            yield batch.to(device)
+
     def all_views(stream: MixedStream) -> Iterator[Iterator[Batch]]:
         passes = views(stream, count, job.settings.prefetch_threads, job.method.prepares_all)
         for number, view in enumerate(passes, start=1):
-            if any(distributed.gathered(shutdown.requested(), world_size)):
-                raise StoppedError(f"interrupted before view {number} of {count} of the training images")
             if prints:
                 print_message(f"run '{job.run.name}': preparing view {number} of {count} of the training images")
-            yield (batch.to(device) for batch in view)
+            yield interruptible(view, number)
 
     job.method.train()
     job.method.prepare(all_views(job.stream))

@@ -85,6 +85,21 @@ def test_several_test_domains_encode_the_images_once_per_domain(
         torch.testing.assert_close(both, (real + synthetic) / 2)
 
 
+class Shifted(SyncClip):
+    """A custom method with other image features."""
+
+    def image_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:
+        return super().image_features(images, domains) + 1
+
+
+def test_evaluation_uses_the_image_features_of_a_subclass(clip: PromptedClip) -> None:
+    with torch.no_grad():
+        method = Shifted(clip, DATASET.classnames, len(DATASET.base), DATASET.template, SyncClip.Settings()).eval()
+        (logits,) = method.logits_by_domain(batch().images, [None])
+        features = normalize(method.image_features(batch().images), dim=-1)
+        torch.testing.assert_close(logits, clip.logit_scale * features @ method.text_features().T)
+
+
 def test_test_domain_does_not_change_the_loss(clip: PromptedClip) -> None:
     real, both = (of_domain(clip, domain).loss(batch()) for domain in ("real", "both"))
     assert all(torch.equal(real[name], both[name]) for name in real)

@@ -9,7 +9,8 @@ import pytest
 
 from syncclip.stream.loader import views
 from syncclip.stream.mixed import MixedStream
-from tests.stream.test_mixed import Shown, shown, stored, stream
+from syncclip.stream.sources import MixedSource
+from tests.stream.test_mixed import BASE, Shown, encode, shown, stored, stream
 
 
 def passes(mixed: MixedStream, count: int = 1, threads: int = 0, whole: bool = False) -> list[list[Shown]]:
@@ -54,6 +55,15 @@ def test_all_ranks_together_show_every_real_image_once(world_size: int, rounds: 
 def test_synthetic_images_are_never_marked_as_repeated() -> None:
     assert all(label >= 0 for _, _, label, _ in passes(stream(data="synthetic"))[0])
     assert stream(data="synthetic").order.repeated(1, 0, 1) == 0 and stream().order.repeated(1, 0, 1) == 4
+
+
+@pytest.mark.parametrize("weight", [0.5, 1.0, 2.0])
+def test_a_whole_pass_shows_each_real_image_once_whatever_the_weight(weight: float) -> None:
+    mixed = MixedStream(
+        [MixedSource(stored(3, 4, 4), weight)], [], transform=encode, batch=8, seed=1, base=BASE, data="real"
+    )
+    (images,) = passes(mixed, whole=True)
+    assert sorted(index for index, _, label, _ in images if label >= 0) == list(range(12))
 
 
 @pytest.mark.parametrize("epochs_over", ["real", "synthetic", "longer"])

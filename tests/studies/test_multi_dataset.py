@@ -185,6 +185,23 @@ def test_upper_bound_requires_real_images_of_novel_classes(suite_world: Path) ->
         study(study_recipe(suite_world, f"dataset.name={dataset}", configurations), str(suite_world / "rejected"))
 
 
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        ("evaluation.test_domains=[both]", "set test_domains of a configuration"),
+        (
+            "study.configurations=[{method: syncclip, overrides: {evaluation.test_domains: [both]}}]",
+            "set the configuration's test_domains instead",
+        ),
+    ],
+)
+def test_a_study_takes_test_domains_from_its_configurations(
+    suite_world: Path, tmp_path: Path, value: str, error: str
+) -> None:
+    with pytest.raises(UserError, match=error):
+        study(suite_recipe(suite_world, value), str(tmp_path))
+
+
 def test_test_domains_are_configurations_without_further_trainings(
     suite_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
