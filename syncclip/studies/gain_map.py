@@ -209,37 +209,55 @@ def _of_dataset(evidence: Evidence, number: int) -> Evidence:
 def _contrasts(levels: Mapping[str, Evidence], count: int) -> Iterator[_Contrast]:
     """Yield the contrasts of each configuration with each of its baselines.
 
-    A contrast has the levels at which the configuration and its baseline are finished. It uses the numbers of images
-    and the seeds that these levels have in common, so that all levels share the resamples.
+    A contrast at a number of images has the levels at which the configuration and its baseline are finished; the mean
+    is over the numbers of images that all levels of the configuration have in common. Each contrast uses the seeds
+    that its levels have in common, so that they share the resamples.
     """
     every = {each.name: each for evidence in levels.values() for each in evidence.configurations}
     for configuration in every.values():
         finished = {tag: evidence for tag, evidence in levels.items() if evidence.points(configuration)}
         for over, baseline in _baselines(finished, configuration).items():
             selected = {tag: each for tag, each in finished.items() if baseline is None or each.points(baseline)}
-            numbers = [{n for _, n in evidence.points(configuration)} for evidence in selected.values()]
-            amounts = sorted(set.intersection(*numbers), key=lambda n: n or 0)
-            points = [(configuration, n) for n in amounts]
-            trained = [*points, *([(baseline, None)] if baseline is not None and baseline.trained else [])]
-            of_levels = [{*evidence.seeds(trained)} for evidence in selected.values()]
-            seeds = sorted(set.intersection(*of_levels), key=lambda seed: seed or 0)
-            if not points or not seeds:
-                continue
-            theirs = {
-                tag: evidence.resampled((baseline, None), seeds, "classes", count)
-                for tag, evidence in selected.items()
-                if baseline is not None
-            }
-            ours = [
-                {tag: evidence.resampled(point, seeds, "classes", count) for tag, evidence in selected.items()}
-                for point in points
-            ]
-            keys = over, "" if baseline is None else baseline.name, len(seeds)
-            for n, metrics in zip(amounts, ours, strict=True):
-                yield _Contrast(configuration, n, False, *keys, metrics, theirs)
+            numbers = {tag: [n for _, n in each.points(configuration)] for tag, each in selected.items()}
+            every_number = sorted({n for of_level in numbers.values() for n in of_level}, key=lambda n: n or 0)
+            common = [n for n in every_number if all(n in of_level for of_level in numbers.values())]
+            for n in every_number:
+                with_number = {tag: each for tag, each in selected.items() if n in numbers[tag]}
+                yield from _contrast(with_number, configuration, (n,), over, baseline, count)
             if configuration.synthetic:
-                means = {tag: _mean([metrics[tag] for metrics in ours]) for tag in selected}
-                yield _Contrast(configuration, None, True, *keys, means, theirs)
+                yield from _contrast(selected, configuration, common, over, baseline, count, averaged=True)
+
+
+def _contrast(
+    levels: Mapping[str, Evidence],
+    configuration: Configuration,
+    numbers: Sequence[int | None],
+    over: Over,
+    baseline: Configuration | None,
+    count: int,
+    averaged: bool = False,
+) -> Iterator[_Contrast]:
+    """Yield the contrast at a number of images, or the mean over several; nothing if no number or seed is in common."""
+    if not numbers:
+        return
+    points = [(configuration, n) for n in numbers]
+    trained = [*points, *([(baseline, None)] if baseline is not None and baseline.trained else [])]
+    of_levels = [{*evidence.seeds(trained)} for evidence in levels.values()]
+    seeds = sorted(set.intersection(*of_levels), key=lambda seed: seed or 0)
+    if not seeds:
+        return
+    theirs = {
+        tag: evidence.resampled((baseline, None), seeds, "classes", count)
+        for tag, evidence in levels.items()
+        if baseline is not None
+    }
+    ours = {
+        tag: _mean([evidence.resampled(point, seeds, "classes", count) for point in points])
+        for tag, evidence in levels.items()
+    }
+    n = None if averaged else numbers[0]
+    name = "" if baseline is None else baseline.name
+    yield _Contrast(configuration, n, averaged, over, name, len(seeds), ours, theirs)
 
 
 def _baselines(levels: Mapping[str, Evidence], configuration: Configuration) -> dict[Over, Configuration | None]:
