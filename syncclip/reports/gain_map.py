@@ -20,7 +20,7 @@ from syncclip.evaluation.metrics import METRIC_HEADINGS
 from syncclip.reports.configurations import ReportConfiguration, describe_configurations
 from syncclip.reports.verdict import Verdict
 from syncclip.studies import outputs
-from syncclip.studies.gain_map import MapCell, MapSummary, Trend, columns
+from syncclip.studies.gain_map import MapCell, MapSummary, Trend, columns, number_label
 from syncclip.studies.levels_state import LevelsState, read_state
 
 METRICS = ("all_classes_hm", "hm")
@@ -71,27 +71,33 @@ def read_map(url: str) -> GainMap:
     table = storage.read_table(storage.join(url, outputs.MAP_CELLS), columns(), "run the study again", state.owner)
     configurations = describe_configurations((name, *names) for name, names in summary.names.items())
     tags = sorted(summary.levels, key=lambda tag: (math.isnan(summary.levels[tag]), summary.levels[tag]))
-    return GainMap(url, state, summary, [MapCell(**row) for row in table.to_pylist()], tags, configurations)
+    cells = [MapCell(**{**row, "averaged_over": tuple(row["averaged_over"])}) for row in table.to_pylist()]
+    return GainMap(url, state, summary, cells, tags, configurations)
 
 
 def judge(study: GainMap) -> tuple[Verdict, str]:
     """Write the headline from the trend of the reference configuration's gain, averaged over numbers of images.
 
+    Without an average, the gain at the number of images with the most levels is judged.
+
     Returns:
         The headline, and the metric that it judges.
     """
     reference = study.summary.reference
-    cells = [cell for cell in study.cells if not cell.dataset and cell.averaged and cell.configuration == reference]
+    cells = [
+        cell
+        for cell in study.cells
+        if cell.configuration == reference and not cell.dataset and (cell.averaged or cell.images_per_class is not None)
+    ]
     for over in ("real", "zero-shot"):
         for metric in METRICS:
-            selected = [cell for cell in cells if (cell.over, cell.metric) == (over, metric)]
-            if selected:
+            if selected := _judged([cell for cell in cells if (cell.over, cell.metric) == (over, metric)]):
+                keys = reference, over, metric, number_label(selected[0])
                 trend = next(
                     (
                         trend
                         for trend in study.summary.trends
-                        if (trend.configuration, trend.averaged, trend.over, trend.metric)
-                        == (reference, True, over, metric)
+                        if (trend.configuration, trend.over, trend.metric, number_label(trend)) == keys
                     ),
                     None,
                 )
@@ -100,17 +106,24 @@ def judge(study: GainMap) -> tuple[Verdict, str]:
     return Verdict("The effect of synthetic images was not measured.", sentences=[f"{label} has no baseline."]), "hm"
 
 
+def _judged(cells: Sequence[MapCell]) -> list[MapCell]:
+    """Select the averages, or else the cells at the number of images with the most levels."""
+    groups: dict[str, list[MapCell]] = {}
+    for cell in cells:
+        groups.setdefault(number_label(cell), []).append(cell)
+    return max(
+        groups.values(),
+        key=lambda group: (group[0].averaged, len(group), group[0].images_per_class or 0),
+        default=[],
+    )
+
+
 def _verdict(study: GainMap, cells: Sequence[MapCell], trend: Trend | None) -> Verdict:
     level, first = coverage(study.summary.confidence_level), cells[0]
-    numbers = sorted(
-        {
-            cell.images_per_class
-            for cell in study.cells
-            if cell.configuration == first.configuration and cell.images_per_class is not None
-        }
-    )
-    average = f", averaged over {_listed(map(str, numbers))} synthetic images per class" if len(numbers) > 1 else ""
-    gain = f"Gain of {study.label[first.configuration]} over {study.label[first.baseline]}{average}: "
+    numbers = f" with {counted(first.images_per_class or 0, 'synthetic image')} per class"
+    if first.averaged:
+        numbers = f", averaged over {_listed(map(str, first.averaged_over))} synthetic images per class"
+    gain = f"Gain of {study.label[first.configuration]} over {study.label[first.baseline]}{numbers}: "
     sentences = [f"{gain}{MEASURES[first.metric]}, {level} CI over seeds and classes."]
     kinds: dict[str, list[str]] = {}
     for cell in sorted(cells, key=lambda cell: study.tags.index(cell.pretrained)):
@@ -164,9 +177,10 @@ def headline_of(trend: Trend, measured: Sequence[float], level: str) -> tuple[st
 def figure_values(study: GainMap, metric: str) -> dict[str, Any]:
     """Return the data of the figure: gains by baseline, dataset, number of images, configuration and metric."""
     gains: dict[str, Any] = {}
+    averaged = {(cell.configuration, cell.over) for cell in study.cells if cell.averaged}
     for cell in study.cells:
-        if not cell.over or (cell.dataset and cell.images_per_class is not None):
-            continue  # for a single dataset of a suite, the figure shows only means over numbers of images
+        if not cell.over or (cell.dataset and not cell.averaged and (cell.configuration, cell.over) in averaged):
+            continue  # for a single dataset of a suite, the figure shows only the mean over numbers of images, if any
         number = MEAN if cell.averaged else str(cell.images_per_class or 0)
         keys = cell.over, cell.dataset, number, cell.configuration
         target = gains
@@ -175,6 +189,8 @@ def figure_values(study: GainMap, metric: str) -> dict[str, Any]:
         ratios = study.summary.datasets.get(cell.pretrained, {})
         x = ratios.get(cell.dataset, math.nan) if cell.dataset else study.summary.levels[cell.pretrained]
         point = {"tag": cell.pretrained, "x": x, "gain": cell.gain, "low": cell.low, "high": cell.high}
+        if cell.averaged:
+            point["number"] = number_label(cell)
         target.setdefault(cell.metric, []).append(point)
     values = {
         "configurations": study.configurations,
@@ -234,7 +250,7 @@ def gains_table(study: GainMap, metric: str) -> pd.DataFrame:
     for configuration in study.configurations:
         for cell in study.cells:
             if (cell.configuration, cell.metric, cell.dataset) == (configuration.id, metric, "") and cell.over:
-                key = configuration.label, _number(cell), study.label[cell.baseline]
+                key = configuration.label, number_label(cell), study.label[cell.baseline]
                 rows.setdefault(key, {})[cell.pretrained] = f"{signed(cell.gain)} ({signed(cell.low, cell.high)})"
     keys = "method", "images per class", "over"
     return pd.DataFrame(
@@ -256,7 +272,7 @@ def trends_table(study: GainMap, metric: str) -> pd.DataFrame:
         rows.append(
             {
                 "method": study.label[trend.configuration],
-                "images per class": _number(trend),
+                "images per class": number_label(trend),
                 "over": study.label[trend.baseline],
                 "points per 0.1": f"{signed(slope[0])} ({signed(*slope[1:])})",
                 "sign change": "" if trend.crossing is None else f"{trend.crossing:.2f}",
@@ -268,15 +284,16 @@ def trends_table(study: GainMap, metric: str) -> pd.DataFrame:
 
 
 def terminal_table(study: GainMap, verdict: Verdict, metric: str) -> Table:
-    """Return the gains averaged over datasets and numbers of images for the terminal, below the headline."""
+    """Return the gains averaged over datasets for the terminal, below the headline.
+
+    If a gain has an average over numbers of images, the single numbers are omitted.
+    """
     rows = gains_table(study, metric)
-    rows = rows[rows["images per class"].isin((MEAN, ""))].drop(columns="images per class")
+    if len(rows):
+        averaged = rows["images per class"].str.startswith(MEAN)
+        rows = rows[averaged | ~averaged.groupby([rows["method"], rows["over"]]).transform("any")]
     title = f"{verdict.headline} {METRIC_HEADINGS[metric]}, points ({coverage(study.summary.confidence_level)} CI)"
     return text.table(title, list(rows.columns), rows.to_numpy().tolist())
-
-
-def _number(row: MapCell | Trend) -> str:
-    return MEAN if row.averaged else str(row.images_per_class or "")
 
 
 def _and(values: Iterable[float]) -> str:

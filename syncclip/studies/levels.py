@@ -265,8 +265,7 @@ def markdown(name: str, summary: MapSummary, cells: list[MapCell]) -> str:
     rows: dict[tuple[str, ...], dict[str, str]] = {}
     for cell in cells:
         if not cell.dataset and cell.baseline:
-            n = "mean" if cell.averaged else str(cell.images_per_class or "")
-            key = cell.configuration, n, cell.baseline, METRIC_HEADINGS[cell.metric]
+            key = cell.configuration, gain_map.number_label(cell), cell.baseline, METRIC_HEADINGS[cell.metric]
             rows.setdefault(key, {})[cell.pretrained] = f"{signed(cell.gain)} [{signed(cell.low, cell.high)}]"
     headings = ["configuration", "images per class", "baseline", "metric", *levels]
     grid = [[*key, *(gains.get(tag, "") for tag in levels)] for key, gains in rows.items()]

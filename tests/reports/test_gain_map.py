@@ -13,7 +13,15 @@ from rich.console import Console
 
 from syncclip.core.settings import UserError
 from syncclip.reports import report, write_report
-from syncclip.reports.gain_map import gains_table, headline_of, judge, read_map, trends_table
+from syncclip.reports.gain_map import (
+    figure_values,
+    gains_table,
+    headline_of,
+    judge,
+    read_map,
+    terminal_table,
+    trends_table,
+)
 from syncclip.studies import outputs
 from syncclip.studies.gain_map import Trend
 from syncclip.studies.statistics.bootstrap import Interval
@@ -105,8 +113,8 @@ def payload_of(page: str) -> dict[str, Any]:
 def test_headline_follows_the_intervals(
     gain: tuple[float, ...], loss: tuple[float, ...], crossing: float | None, headline: str, interval: str
 ) -> None:
-    keys = "syncclip-both", None, True, "real", "ivlp-real", "hm", ("a", "b")
-    trend = Trend(*keys, ZERO, (ZERO, ZERO), crossing, gain, loss, 5)
+    keys = "syncclip-both", None, "real", "ivlp-real", "hm", ("a", "b")
+    trend = Trend(*keys, ZERO, (ZERO, ZERO), crossing, gain, loss, 5, (1, 4))
     assert headline_of(trend, (0.3, 0.9), "95 %") == (headline, interval)
 
 
@@ -184,8 +192,30 @@ def test_tables_list_gains_and_trends_of_each_configuration(folder: Path) -> Non
     assert len(gains) == 1 + 2 * 3 * 2 + 3, "IVLP on real images; two methods with both baselines; Tip-Adapter"
     trends = trends_table(study, "hm")
     assert len(trends) == len(gains)
-    row = trends[(trends["method"] == "SYNC-CLIP") & (trends["images per class"] == "mean")].iloc[0]
+    row = trends[(trends["method"] == "SYNC-CLIP") & (trends["images per class"] == "mean of 1, 4")].iloc[0]
     assert 0.55 < float(row["sign change"]) < 0.84
+
+
+def test_configuration_with_a_single_number_of_images_is_shown_under_that_number(tmp_path: Path) -> None:
+    folder = make_map(tmp_path / "study", numbers={"syncclip-both": [4], "ivlp-both": [1, 4], "tip-both": [1]})
+    study = read_map(str(folder))
+    for rows in (gains_table(study, "hm"), trends_table(study, "hm")):
+        numbers = rows.groupby("method")["images per class"].unique().map(set).to_dict()
+        assert numbers[study.label["syncclip-both"]] == {"4"} and numbers[study.label["tip-both"]] == {"1"}
+        assert numbers[study.label["ivlp-both"]] == {"1", "4", "mean of 1, 4"}
+    verdict, metric = judge(study)
+    assert "SYNC-CLIP over IVLP on real images with 4 synthetic images per class: harmonic" in verdict.sentences[0]
+    assert "while name knowledge is below" in verdict.headline
+    gains = figure_values(study, metric)["gains"]["real"]
+    assert set(gains[""]["mean"]) == set(gains["first"]["mean"]) == {"ivlp-both"}
+    assert set(gains["first"]["4"]) == {"syncclip-both"}
+    assert {point["number"] for point in gains[""]["mean"]["ivlp-both"]["hm"]} == {"mean of 1, 4"}
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(terminal_table(study, verdict, metric))
+    lines = [line for line in capture.get().splitlines() if line.strip(" │").startswith("SYNC-CLIP")]
+    assert "mean of 1, 4" in capture.get() and len(lines) == 2
+    assert not any("mean" in line for line in lines)
 
 
 def test_terminal_shows_the_headline_and_average_gains(folder: Path) -> None:

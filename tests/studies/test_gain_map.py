@@ -188,6 +188,27 @@ def test_levels_use_the_seeds_and_numbers_of_images_in_common() -> None:
     assert of_levels == {1: ("low", "middle", "high"), 4: ("low", "middle")}
 
 
+def test_mean_lists_the_numbers_of_images_that_all_levels_have_in_common() -> None:
+    complete = level(outcomes(60), outcomes(70))
+    for levels, numbers in (
+        ({"low": complete, "high": complete}, {None: (1, 4), 1: (), 4: ()}),
+        ({"low": complete, "high": without(complete, (4, 1), (4, 2))}, {1: (), 4: ()}),
+    ):
+        rows = [*map_cells(levels, SETTINGS, []), *trends({"middle": complete, **levels}, KNOWLEDGE, SETTINGS)]
+        assert {
+            row.images_per_class: row.averaged_over for row in rows if row.configuration == "syncclip-both"
+        } == numbers, "a single number is not a mean"
+        assert {row.averaged_over for row in rows if row.configuration == "ivlp-real"} == {()}
+
+
+def test_trend_and_cells_average_over_the_same_numbers_of_images() -> None:
+    complete = level(outcomes(60), outcomes(70))
+    levels = {"low": complete, "middle": without(complete, (4, 1), (4, 2)), "high": complete}
+    fitted = trends(levels, {**KNOWLEDGE, "middle": float("nan")}, SETTINGS)
+    assert {trend.averaged for trend in fitted} == {False}
+    assert {cell.averaged for cell in map_cells(levels, SETTINGS, [])} == {False}
+
+
 def test_levels_without_numbers_of_images_in_common_have_no_mean() -> None:
     complete = level(outcomes(60), outcomes(70))
     levels = {"low": without(complete, (4, 1), (4, 2)), "high": without(complete, (1, 1), (1, 2))}
