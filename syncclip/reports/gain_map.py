@@ -19,7 +19,7 @@ from syncclip.core.text import counted, coverage, signed
 from syncclip.evaluation.metrics import METRIC_HEADINGS
 from syncclip.reports.configurations import ReportConfiguration, describe_configurations
 from syncclip.reports.verdict import Verdict
-from syncclip.studies import outputs
+from syncclip.studies import gain_map, outputs
 from syncclip.studies.gain_map import MapCell, MapSummary, Trend, columns, number_label
 from syncclip.studies.levels_state import LevelsState, read_state
 
@@ -141,37 +141,82 @@ def _verdict(study: GainMap, cells: Sequence[MapCell], trend: Trend | None) -> V
         f"Trend: {signed(slope[0])} points per 0.1 of name knowledge ({signed(*slope[1:])}). Name knowledge is the "
         "ratio of zero-shot accuracy to leave-one-out accuracy of class means on training images of base classes."
     )
-    headline, interval = headline_of(trend, [study.summary.levels[tag] for tag in trend.pretrained], level)
+    verdicts = {cell.pretrained: cell.verdict for cell in cells}
+    measured_levels = [(tag, study.summary.levels[tag], verdicts[tag]) for tag in trend.pretrained]
+    headline, interval = headline_of(trend, measured_levels, level)
     return Verdict(headline, interval, sentences)
 
 
-def headline_of(trend: Trend, measured: Sequence[float], level: str) -> tuple[str, str]:
+def headline_of(
+    trend: Trend, levels: Sequence[tuple[str, float, gain_map.Verdict]], confidence: str
+) -> tuple[str, str]:
     """Return the headline of a trend and the interval of its sign change, which may be empty.
 
+    If the verdict of a level differs from that of the line, the headline describes the fitted line only, and lists the
+    verdicts of these levels.
+
     Args:
-        measured: name knowledge of the levels, in ascending order.
-        level: confidence level as text.
+        levels: tag, name knowledge and verdict of each level, in ascending order of name knowledge.
+        confidence: confidence level as text.
     """
-    ends = measured[0], measured[-1]
+    ends = levels[0][1], levels[-1][1]
     bounds = f"{ends[0]:.2f} to {ends[1]:.2f}"
     gain, loss, crossing = trend.gain_range, trend.loss_range, trend.crossing
+    differing = _differing(trend, levels)
     if gain and loss and crossing is not None:
         falling = gain[0] < loss[0]
         inner = (gain[1], loss[0]) if falling else (loss[1], gain[0])
         effects = ("help", "they reduce accuracy") if falling else ("reduce accuracy", "they help")
         headline = f"Synthetic images {effects[0]} while name knowledge is below {inner[0]:.2f}"
         headline = f"{headline}; above {inner[1]:.2f}, {effects[1]}."
-        return headline, f"sign change at {crossing:.2f}, {level} CI {inner[0]:.2f} to {inner[1]:.2f}"
+        if differing:
+            sides = ("above", "below") if falling else ("below", "above")
+            headline = f"The fitted line is {sides[0]} zero while name knowledge is below {inner[0]:.2f}, and "
+            headline += f"{sides[1]} zero while it is above {inner[1]:.2f}; {differing}."
+        return headline, f"sign change at {crossing:.2f}, {confidence} CI {inner[0]:.2f} to {inner[1]:.2f}"
     if not gain and not loss:
+        if differing:
+            where = f"at any name knowledge between {_and(ends)}"
+            return f"The fitted line does not differ significantly from zero {where}; {differing}.", ""
         return f"No significant effect of synthetic images at any name knowledge between {_and(ends)}.", ""
     effect = "help" if gain else "reduce accuracy"
+    line = f"The fitted line is {'above' if gain else 'below'} zero"
     low, high = gain or loss
     if (low, high) == ends:
+        if differing:
+            return f"{line} over the measured range of name knowledge, {bounds}; {differing}.", ""
         return f"Synthetic images {effect} at every measured level of name knowledge, {bounds}.", ""
     bound = f"above {low:.2f}" if high == ends[1] else f"between {_and((low, high))}"
-    where = f"below {high:.2f}" if low == ends[0] else bound
-    headline = f"Synthetic images {effect} while name knowledge is {where}; elsewhere, the effect is inconclusive."
+    where = f"while name knowledge is {f'below {high:.2f}' if low == ends[0] else bound}"
+    headline = f"Synthetic images {effect} {where}; elsewhere, the effect is inconclusive."
+    if differing:
+        headline = f"{line} {where}; elsewhere, its interval contains zero; {differing}."
     return headline, f"measured range {bounds}"
+
+
+def _differing(trend: Trend, levels: Sequence[tuple[str, float, gain_map.Verdict]]) -> str:
+    """List the levels whose verdict differs from that of the line; return an empty string if there are none.
+
+    Around the sign change of a line, between its two ranges, any verdict is expected.
+    """
+    kinds: dict[gain_map.Verdict, list[str]] = {}
+    for tag, known, verdict in levels:
+        expected = next(
+            (
+                kind
+                for kind, bounds in (("significant gain", trend.gain_range), ("significant loss", trend.loss_range))
+                if bounds and bounds[0] <= known <= bounds[1]
+            ),
+            "inconclusive",
+        )
+        between = expected == "inconclusive" and trend.gain_range and trend.loss_range
+        if verdict != expected and not between:
+            kinds.setdefault(verdict, []).append(tag)
+    measured = (
+        f"{'inconclusive' if kind == 'inconclusive' else f'a {kind}'} at {_listed(tags)}"
+        for kind, tags in kinds.items()
+    )
+    return f"the measured effect is {_listed(measured)}" if kinds else ""
 
 
 def figure_values(study: GainMap, metric: str) -> dict[str, Any]:

@@ -113,9 +113,101 @@ def payload_of(page: str) -> dict[str, Any]:
 def test_headline_follows_the_intervals(
     gain: tuple[float, ...], loss: tuple[float, ...], crossing: float | None, headline: str, interval: str
 ) -> None:
-    keys = "syncclip-both", None, "real", "ivlp-real", "hm", ("a", "b")
-    trend = Trend(*keys, ZERO, (ZERO, ZERO), crossing, gain, loss, 5, (1, 4))
-    assert headline_of(trend, (0.3, 0.9), "95 %") == (headline, interval)
+    measured: list[tuple[str, float, str]] = [
+        (
+            str(x),
+            x,
+            "significant gain" if within(gain, x) else "significant loss" if within(loss, x) else "inconclusive",
+        )
+        for x in (0.3, 0.5, 0.6, 0.9)
+    ]
+    assert headline_of(trend_with(gain, loss, crossing), measured, "95 %") == (headline, interval)
+
+
+def within(bounds: tuple[float, ...], x: float) -> bool:
+    return bool(bounds) and bounds[0] <= x <= bounds[1]
+
+
+def trend_with(gain: tuple[float, ...], loss: tuple[float, ...], crossing: float | None) -> Trend:
+    keys = "syncclip-both", None, "real", "ivlp-real", "hm", ("a", "b", "c")
+    return Trend(*keys, ZERO, (ZERO, ZERO), crossing, gain, loss, 5, (1, 4))
+
+
+@pytest.mark.parametrize(
+    ("gain", "loss", "crossing", "verdicts", "headline"),
+    [
+        (
+            (0.3, 0.9),
+            (),
+            None,
+            ("gain", "", "loss"),
+            "The fitted line is above zero over the measured range of name knowledge, 0.30 to 0.90; the measured "
+            "effect is inconclusive at b and a significant loss at c.",
+        ),
+        (
+            (),
+            (0.3, 0.9),
+            None,
+            ("", "loss", ""),
+            "The fitted line is below zero over the measured range of name knowledge, 0.30 to 0.90; the measured "
+            "effect is inconclusive at a and c.",
+        ),
+        (
+            (0.3, 0.5),
+            (0.7, 0.9),
+            0.6,
+            ("", "gain", "loss"),
+            "The fitted line is above zero while name knowledge is below 0.50, and below zero while it is above 0.70; "
+            "the measured effect is inconclusive at a.",
+        ),
+        (
+            (0.7, 0.9),
+            (0.3, 0.5),
+            0.6,
+            ("loss", "gain", "loss"),
+            "The fitted line is below zero while name knowledge is below 0.50, and above zero while it is above 0.70; "
+            "the measured effect is a significant loss at c.",
+        ),
+        (
+            (0.3, 0.5),
+            (),
+            None,
+            ("gain", "gain", ""),
+            "The fitted line is above zero while name knowledge is below 0.50; elsewhere, its interval contains zero; "
+            "the measured effect is a significant gain at b.",
+        ),
+        (
+            (),
+            (),
+            None,
+            ("gain", "", ""),
+            "The fitted line does not differ significantly from zero at any name knowledge between 0.30 and 0.90; the "
+            "measured effect is a significant gain at a.",
+        ),
+    ],
+)
+def test_headline_lists_the_levels_whose_verdict_differs_from_the_line(
+    gain: tuple[float, ...],
+    loss: tuple[float, ...],
+    crossing: float | None,
+    verdicts: tuple[str, ...],
+    headline: str,
+) -> None:
+    """The level b, at 0.6, is near the sign change, where any verdict agrees with the line."""
+    names = [f"significant {each}" if each else "inconclusive" for each in verdicts]
+    measured = [*zip("abc", (0.3, 0.6, 0.9), names, strict=True)]
+    assert headline_of(trend_with(gain, loss, crossing), measured, "95 %")[0] == headline
+
+
+def test_headline_compares_the_line_with_the_cells_of_its_mean(folder: Path) -> None:
+    study = read_map(str(folder))
+    cells = [
+        replace(cell, verdict="inconclusive") if cell.pretrained == "names-0" and cell.averaged else cell
+        for cell in study.cells
+    ]
+    headline = judge(replace(study, cells=cells))[0].headline
+    assert headline.startswith("The fitted line is above zero while name knowledge is below")
+    assert headline.endswith("; the measured effect is inconclusive at names-0.")
 
 
 def test_headline_judges_the_average_gain_over_real_images_only(folder: Path) -> None:
