@@ -1,5 +1,7 @@
 """Publish the files of a finished study, with paths made relative to the working directory.
 
+A study with `study.pretrained` is published with the studies of all levels, in a subfolder for each tag.
+
 With a single folder, rewrite the files that are derived from the predictions of a published study.
 """
 
@@ -8,22 +10,27 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pandas as pd
 from pydantic import TypeAdapter
 
 from syncclip import report, storage
 from syncclip.recipe.recipe import Recipe
-from syncclip.studies import outputs, predictions, summary
+from syncclip.studies import levels, outputs, predictions, summary
+from syncclip.studies.levels_state import read_state
 from syncclip.studies.status import PROGRESS
 
 TEXTS = (".json", ".yaml", ".html")
 
 
 def publish(study: Path, target: Path) -> None:
-    """Replace the previously published study with this study's own files, except its progress."""
+    """Replace the previously published study with this study's own files, except its progress.
+
+    With several pretrained tags, also publish the study of each tag.
+    """
     working_folder = f"{Path.cwd()}/".encode()
     target.mkdir(parents=True, exist_ok=True)
     optional = (outputs.DATASETS, outputs.PREDICTIONS, outputs.SHIFT, outputs.FEATURES, outputs.TUNED)
-    for name in (*outputs.ALWAYS, *optional):
+    for name in (*outputs.ALWAYS, *optional, *levels.FILES):
         (target / name).unlink(missing_ok=True)
     files = [file for file in study.iterdir() if file.is_file() and file.name != PROGRESS]
     for file in sorted(file for file in files if not file.name.startswith(".")):
@@ -33,7 +40,11 @@ def publish(study: Path, target: Path) -> None:
             storage.write_with_checksum(path, text.replace(working_folder, b""), owner=owner)
         else:
             storage.copy(str(file), path)
-    storage.write_contents(str(target), storage.read_owner(str(target / outputs.STATE)))
+    state = read_state(str(study))
+    for tag in state.pretrained if state is not None else ():
+        publish(study / tag, target / tag)
+    owner = storage.read_owner(str(target / outputs.STATE)) if state is None else state.owner
+    storage.write_contents(str(target), owner)
 
 
 def rewrite(study: Path) -> None:
@@ -42,19 +53,24 @@ def rewrite(study: Path) -> None:
     owner = storage.read_owner(str(study / outputs.STATE))
     recomputed = predictions.recompute(url)
     assert recomputed.data_efficiency is not None, "only the studies of single models are rewritten"
-    outputs.write_json(str(study / outputs.COMPARISONS), recomputed.comparisons, owner)
-    outputs.write_json(str(study / outputs.DATA_EFFICIENCY), recomputed.data_efficiency, owner)
     fits = TypeAdapter(outputs.Fits).validate_json(storage.read_verified(str(study / outputs.FIT), owner))
-    table, rows = (
-        storage.read_parquet(storage.read_verified(str(study / name), owner)).to_pandas()
-        for name in (outputs.TABLE, outputs.DATASETS)
-    )
-    datasets = {str(name): part for name, part in rows.groupby("dataset", sort=False)}
+    table = _read_table(study / outputs.TABLE, owner)
+    datasets = None
+    if (study / outputs.DATASETS).exists():
+        rows = _read_table(study / outputs.DATASETS, owner)
+        datasets = {str(name): part for name, part in rows.groupby("dataset", sort=False)}
     recipe = Recipe.load(str(study / outputs.RECIPE), own=False)
     text = summary.markdown(recipe, table, fits.curves, recomputed.comparisons, datasets)
+    outputs.write_json(str(study / outputs.COMPARISONS), recomputed.comparisons, owner)
+    outputs.write_json(str(study / outputs.DATA_EFFICIENCY), recomputed.data_efficiency, owner)
     storage.write_with_checksum(str(study / outputs.TABLES), text.encode(), owner=owner)
     if (study / "report.html").exists():
         report(url)
+    storage.write_contents(url, owner)
+
+
+def _read_table(path: Path, owner: str) -> pd.DataFrame:
+    return storage.read_parquet(storage.read_verified(str(path), owner)).to_pandas()
 
 
 if __name__ == "__main__":

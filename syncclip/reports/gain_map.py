@@ -19,8 +19,8 @@ from syncclip.core.text import counted, coverage, signed
 from syncclip.evaluation.metrics import METRIC_HEADINGS
 from syncclip.reports.configurations import ReportConfiguration, describe_configurations
 from syncclip.reports.verdict import Verdict
-from syncclip.studies import outputs
-from syncclip.studies.gain_map import MapCell, MapSummary, Trend, columns
+from syncclip.studies import gain_map, outputs
+from syncclip.studies.gain_map import MapCell, MapSummary, Trend, columns, number_label
 from syncclip.studies.levels_state import LevelsState, read_state
 
 METRICS = ("all_classes_hm", "hm")
@@ -71,27 +71,33 @@ def read_map(url: str) -> GainMap:
     table = storage.read_table(storage.join(url, outputs.MAP_CELLS), columns(), "run the study again", state.owner)
     configurations = describe_configurations((name, *names) for name, names in summary.names.items())
     tags = sorted(summary.levels, key=lambda tag: (math.isnan(summary.levels[tag]), summary.levels[tag]))
-    return GainMap(url, state, summary, [MapCell(**row) for row in table.to_pylist()], tags, configurations)
+    cells = [MapCell(**{**row, "averaged_over": tuple(row["averaged_over"])}) for row in table.to_pylist()]
+    return GainMap(url, state, summary, cells, tags, configurations)
 
 
 def judge(study: GainMap) -> tuple[Verdict, str]:
     """Write the headline from the trend of the reference configuration's gain, averaged over numbers of images.
 
+    Without an average, the gain at the number of images with the most levels is judged.
+
     Returns:
         The headline, and the metric that it judges.
     """
     reference = study.summary.reference
-    cells = [cell for cell in study.cells if not cell.dataset and cell.averaged and cell.configuration == reference]
+    cells = [
+        cell
+        for cell in study.cells
+        if cell.configuration == reference and not cell.dataset and (cell.averaged or cell.images_per_class is not None)
+    ]
     for over in ("real", "zero-shot"):
         for metric in METRICS:
-            selected = [cell for cell in cells if (cell.over, cell.metric) == (over, metric)]
-            if selected:
+            if selected := _judged([cell for cell in cells if (cell.over, cell.metric) == (over, metric)]):
+                keys = reference, over, metric, number_label(selected[0])
                 trend = next(
                     (
                         trend
                         for trend in study.summary.trends
-                        if (trend.configuration, trend.averaged, trend.over, trend.metric)
-                        == (reference, True, over, metric)
+                        if (trend.configuration, trend.over, trend.metric, number_label(trend)) == keys
                     ),
                     None,
                 )
@@ -100,17 +106,24 @@ def judge(study: GainMap) -> tuple[Verdict, str]:
     return Verdict("The effect of synthetic images was not measured.", sentences=[f"{label} has no baseline."]), "hm"
 
 
+def _judged(cells: Sequence[MapCell]) -> list[MapCell]:
+    """Select the averages, or else the cells at the number of images with the most levels."""
+    groups: dict[str, list[MapCell]] = {}
+    for cell in cells:
+        groups.setdefault(number_label(cell), []).append(cell)
+    return max(
+        groups.values(),
+        key=lambda group: (group[0].averaged, len(group), group[0].images_per_class or 0),
+        default=[],
+    )
+
+
 def _verdict(study: GainMap, cells: Sequence[MapCell], trend: Trend | None) -> Verdict:
     level, first = coverage(study.summary.confidence_level), cells[0]
-    numbers = sorted(
-        {
-            cell.images_per_class
-            for cell in study.cells
-            if cell.configuration == first.configuration and cell.images_per_class is not None
-        }
-    )
-    average = f", averaged over {_listed(map(str, numbers))} synthetic images per class" if len(numbers) > 1 else ""
-    gain = f"Gain of {study.label[first.configuration]} over {study.label[first.baseline]}{average}: "
+    numbers = f" with {counted(first.images_per_class or 0, 'synthetic image')} per class"
+    if first.averaged:
+        numbers = f", averaged over {_listed(map(str, first.averaged_over))} synthetic images per class"
+    gain = f"Gain of {study.label[first.configuration]} over {study.label[first.baseline]}{numbers}: "
     sentences = [f"{gain}{MEASURES[first.metric]}, {level} CI over seeds and classes."]
     kinds: dict[str, list[str]] = {}
     for cell in sorted(cells, key=lambda cell: study.tags.index(cell.pretrained)):
@@ -128,45 +141,91 @@ def _verdict(study: GainMap, cells: Sequence[MapCell], trend: Trend | None) -> V
         f"Trend: {signed(slope[0])} points per 0.1 of name knowledge ({signed(*slope[1:])}). Name knowledge is the "
         "ratio of zero-shot accuracy to leave-one-out accuracy of class means on training images of base classes."
     )
-    headline, interval = headline_of(trend, [study.summary.levels[tag] for tag in trend.pretrained], level)
+    verdicts = {cell.pretrained: cell.verdict for cell in cells}
+    measured_levels = [(tag, study.summary.levels[tag], verdicts[tag]) for tag in trend.pretrained]
+    headline, interval = headline_of(trend, measured_levels, level)
     return Verdict(headline, interval, sentences)
 
 
-def headline_of(trend: Trend, measured: Sequence[float], level: str) -> tuple[str, str]:
+def headline_of(
+    trend: Trend, levels: Sequence[tuple[str, float, gain_map.Verdict]], confidence: str
+) -> tuple[str, str]:
     """Return the headline of a trend and the interval of its sign change, which may be empty.
 
+    If the verdict of a level differs from that of the line, the headline describes the fitted line only, and lists the
+    verdicts of these levels.
+
     Args:
-        measured: name knowledge of the levels, in ascending order.
-        level: confidence level as text.
+        levels: tag, name knowledge and verdict of each level, in ascending order of name knowledge.
+        confidence: confidence level as text.
     """
-    ends = measured[0], measured[-1]
+    ends = levels[0][1], levels[-1][1]
     bounds = f"{ends[0]:.2f} to {ends[1]:.2f}"
     gain, loss, crossing = trend.gain_range, trend.loss_range, trend.crossing
+    differing = _differing(trend, levels)
     if gain and loss and crossing is not None:
         falling = gain[0] < loss[0]
         inner = (gain[1], loss[0]) if falling else (loss[1], gain[0])
         effects = ("help", "they reduce accuracy") if falling else ("reduce accuracy", "they help")
         headline = f"Synthetic images {effects[0]} while name knowledge is below {inner[0]:.2f}"
         headline = f"{headline}; above {inner[1]:.2f}, {effects[1]}."
-        return headline, f"sign change at {crossing:.2f}, {level} CI {inner[0]:.2f} to {inner[1]:.2f}"
+        if differing:
+            sides = ("above", "below") if falling else ("below", "above")
+            headline = f"The fitted line is {sides[0]} zero while name knowledge is below {inner[0]:.2f}, and "
+            headline += f"{sides[1]} zero while it is above {inner[1]:.2f}; {differing}."
+        return headline, f"sign change at {crossing:.2f}, {confidence} CI {inner[0]:.2f} to {inner[1]:.2f}"
     if not gain and not loss:
+        if differing:
+            where = f"at any name knowledge between {_and(ends)}"
+            return f"The fitted line does not differ significantly from zero {where}; {differing}.", ""
         return f"No significant effect of synthetic images at any name knowledge between {_and(ends)}.", ""
     effect = "help" if gain else "reduce accuracy"
+    line = f"The fitted line is {'above' if gain else 'below'} zero"
     low, high = gain or loss
     if (low, high) == ends:
+        if differing:
+            return f"{line} over the measured range of name knowledge, {bounds}; {differing}.", ""
         return f"Synthetic images {effect} at every measured level of name knowledge, {bounds}.", ""
     bound = f"above {low:.2f}" if high == ends[1] else f"between {_and((low, high))}"
-    where = f"below {high:.2f}" if low == ends[0] else bound
-    headline = f"Synthetic images {effect} while name knowledge is {where}; elsewhere, the effect is inconclusive."
+    where = f"while name knowledge is {f'below {high:.2f}' if low == ends[0] else bound}"
+    headline = f"Synthetic images {effect} {where}; elsewhere, the effect is inconclusive."
+    if differing:
+        headline = f"{line} {where}; elsewhere, its interval contains zero; {differing}."
     return headline, f"measured range {bounds}"
+
+
+def _differing(trend: Trend, levels: Sequence[tuple[str, float, gain_map.Verdict]]) -> str:
+    """List the levels whose verdict differs from that of the line; return an empty string if there are none.
+
+    Around the sign change of a line, between its two ranges, any verdict is expected.
+    """
+    kinds: dict[gain_map.Verdict, list[str]] = {}
+    for tag, known, verdict in levels:
+        expected = next(
+            (
+                kind
+                for kind, bounds in (("significant gain", trend.gain_range), ("significant loss", trend.loss_range))
+                if bounds and bounds[0] <= known <= bounds[1]
+            ),
+            "inconclusive",
+        )
+        between = expected == "inconclusive" and trend.gain_range and trend.loss_range
+        if verdict != expected and not between:
+            kinds.setdefault(verdict, []).append(tag)
+    measured = (
+        f"{'inconclusive' if kind == 'inconclusive' else f'a {kind}'} at {_listed(tags)}"
+        for kind, tags in kinds.items()
+    )
+    return f"the measured effect is {_listed(measured)}" if kinds else ""
 
 
 def figure_values(study: GainMap, metric: str) -> dict[str, Any]:
     """Return the data of the figure: gains by baseline, dataset, number of images, configuration and metric."""
     gains: dict[str, Any] = {}
+    averaged = {(cell.configuration, cell.over) for cell in study.cells if cell.averaged}
     for cell in study.cells:
-        if not cell.over or (cell.dataset and cell.images_per_class is not None):
-            continue  # for a single dataset of a suite, the figure shows only means over numbers of images
+        if not cell.over or (cell.dataset and not cell.averaged and (cell.configuration, cell.over) in averaged):
+            continue  # for a single dataset of a suite, the figure shows only the mean over numbers of images, if any
         number = MEAN if cell.averaged else str(cell.images_per_class or 0)
         keys = cell.over, cell.dataset, number, cell.configuration
         target = gains
@@ -175,6 +234,8 @@ def figure_values(study: GainMap, metric: str) -> dict[str, Any]:
         ratios = study.summary.datasets.get(cell.pretrained, {})
         x = ratios.get(cell.dataset, math.nan) if cell.dataset else study.summary.levels[cell.pretrained]
         point = {"tag": cell.pretrained, "x": x, "gain": cell.gain, "low": cell.low, "high": cell.high}
+        if cell.averaged:
+            point["number"] = number_label(cell)
         target.setdefault(cell.metric, []).append(point)
     values = {
         "configurations": study.configurations,
@@ -234,7 +295,7 @@ def gains_table(study: GainMap, metric: str) -> pd.DataFrame:
     for configuration in study.configurations:
         for cell in study.cells:
             if (cell.configuration, cell.metric, cell.dataset) == (configuration.id, metric, "") and cell.over:
-                key = configuration.label, _number(cell), study.label[cell.baseline]
+                key = configuration.label, number_label(cell), study.label[cell.baseline]
                 rows.setdefault(key, {})[cell.pretrained] = f"{signed(cell.gain)} ({signed(cell.low, cell.high)})"
     keys = "method", "images per class", "over"
     return pd.DataFrame(
@@ -256,7 +317,7 @@ def trends_table(study: GainMap, metric: str) -> pd.DataFrame:
         rows.append(
             {
                 "method": study.label[trend.configuration],
-                "images per class": _number(trend),
+                "images per class": number_label(trend),
                 "over": study.label[trend.baseline],
                 "points per 0.1": f"{signed(slope[0])} ({signed(*slope[1:])})",
                 "sign change": "" if trend.crossing is None else f"{trend.crossing:.2f}",
@@ -268,15 +329,16 @@ def trends_table(study: GainMap, metric: str) -> pd.DataFrame:
 
 
 def terminal_table(study: GainMap, verdict: Verdict, metric: str) -> Table:
-    """Return the gains averaged over datasets and numbers of images for the terminal, below the headline."""
+    """Return the gains averaged over datasets for the terminal, below the headline.
+
+    If a gain has an average over numbers of images, the single numbers are omitted.
+    """
     rows = gains_table(study, metric)
-    rows = rows[rows["images per class"].isin((MEAN, ""))].drop(columns="images per class")
+    if len(rows):
+        averaged = rows["images per class"].str.startswith(MEAN)
+        rows = rows[averaged | ~averaged.groupby([rows["method"], rows["over"]]).transform("any")]
     title = f"{verdict.headline} {METRIC_HEADINGS[metric]}, points ({coverage(study.summary.confidence_level)} CI)"
     return text.table(title, list(rows.columns), rows.to_numpy().tolist())
-
-
-def _number(row: MapCell | Trend) -> str:
-    return MEAN if row.averaged else str(row.images_per_class or "")
 
 
 def _and(values: Iterable[float]) -> str:

@@ -35,17 +35,17 @@ class MapCell:
     Attributes:
         pretrained: tag of the level.
         dataset: name of the dataset; empty for the average over all datasets.
-        images_per_class: number of synthetic images; None without synthetic images, or for a mean over all numbers.
-        averaged: whether the metric is the mean over all numbers of images.
+        images_per_class: number of synthetic images; None without synthetic images, or for a mean over several numbers.
         baseline: name of the baseline configuration; empty without a baseline.
         value: metric in per cent, averaged over seeds.
+        averaged_over: numbers of images over which the metric is averaged: those that all levels have in common; empty
+            for a single number.
     """
 
     pretrained: str
     dataset: str
     configuration: str
     images_per_class: int | None
-    averaged: bool
     over: Over
     baseline: str
     metric: str
@@ -55,6 +55,12 @@ class MapCell:
     high: float
     verdict: Verdict
     seeds: int
+    averaged_over: tuple[int, ...] = ()
+
+    @property
+    def averaged(self) -> bool:
+        """Whether the metric is a mean over several numbers of images."""
+        return bool(self.averaged_over)
 
 
 @dataclass(frozen=True)
@@ -69,11 +75,11 @@ class Trend:
         gain_range, loss_range: smallest and largest measured name knowledge at which the line's interval is above
             (below) zero; empty if there is none. Between the two ranges, the sign is inconclusive: these bounds are
             the confidence interval of the crossing, obtained by inverting the pointwise test.
+        averaged_over: numbers of images over which the gain is averaged; empty for a single number.
     """
 
     configuration: str
     images_per_class: int | None
-    averaged: bool
     over: Over
     baseline: str
     metric: str
@@ -84,6 +90,12 @@ class Trend:
     gain_range: tuple[float, ...]
     loss_range: tuple[float, ...]
     seeds: int
+    averaged_over: tuple[int, ...] = ()
+
+    @property
+    def averaged(self) -> bool:
+        """Whether the gain is a mean over several numbers of images."""
+        return bool(self.averaged_over)
 
 
 @dataclass(frozen=True)
@@ -112,7 +124,7 @@ class _Contrast:
 
     configuration: Configuration
     images_per_class: int | None
-    averaged: bool
+    averaged_over: tuple[int, ...]
     over: Over
     baseline: str
     seeds: int
@@ -150,26 +162,34 @@ def trends(levels: Mapping[str, Evidence], knowledge: Mapping[str, float], setti
     Args:
         knowledge: tag -> name knowledge. Trends require at least two different values.
     """
-    tags = sorted((tag for tag in levels if math.isfinite(knowledge[tag])), key=knowledge.__getitem__)
     result = []
-    for contrast in _contrasts({tag: levels[tag] for tag in tags}, settings.resamples):
-        x = np.array([knowledge[tag] for tag in contrast.theirs])
+    for contrast in _contrasts(levels, settings.resamples):
+        known = (tag for tag in contrast.theirs if math.isfinite(knowledge[tag]))
+        tags = sorted(known, key=knowledge.__getitem__)
+        x = np.array([knowledge[tag] for tag in tags])
         if len(set(x.tolist())) < 2:
             continue
         for metric in METRICS:
-            pairs = [(contrast.ours[tag][metric], contrast.theirs[tag][metric]) for tag in contrast.theirs]
+            pairs = [(contrast.ours[tag][metric], contrast.theirs[tag][metric]) for tag in tags]
             estimates = np.array([(ours[0] - theirs[0]).mean() for ours, theirs in pairs])
             if np.isnan(estimates).any():
                 continue
             line = _line(x, estimates, np.stack([ours[1] - theirs[1] for ours, theirs in pairs]), settings)
-            keys = contrast.configuration.name, contrast.images_per_class, contrast.averaged, contrast.over
-            result.append(Trend(*keys, contrast.baseline, metric, tuple(contrast.theirs), **line, seeds=contrast.seeds))
+            keys = contrast.configuration.name, contrast.images_per_class, contrast.over, contrast.baseline, metric
+            result.append(Trend(*keys, tuple(tags), **line, seeds=contrast.seeds, averaged_over=contrast.averaged_over))
     return result
 
 
 def table(cells: Sequence[MapCell]) -> pd.DataFrame:
     """Return the cells as a table with one row per cell."""
     return pd.DataFrame([vars(cell) for cell in cells], columns=columns()).astype({"images_per_class": "Int64"})
+
+
+def number_label(row: MapCell | Trend) -> str:
+    """Format the number of images of a cell or trend: `4`, `mean of 1, 4, 16`, or empty without synthetic images."""
+    if row.averaged_over:
+        return f"mean of {', '.join(map(str, row.averaged_over))}"
+    return str(row.images_per_class or "")
 
 
 def columns() -> list[str]:
@@ -209,37 +229,53 @@ def _of_dataset(evidence: Evidence, number: int) -> Evidence:
 def _contrasts(levels: Mapping[str, Evidence], count: int) -> Iterator[_Contrast]:
     """Yield the contrasts of each configuration with each of its baselines.
 
-    A contrast has the levels at which the configuration and its baseline are finished. It uses the numbers of images
-    and the seeds that these levels have in common, so that all levels share the resamples.
+    A contrast at a number of images has the levels at which the configuration and its baseline are finished. If these
+    levels have several numbers of images in common, the mean over these numbers follows. Each contrast uses the seeds
+    that its levels have in common, so that they share the resamples.
     """
     every = {each.name: each for evidence in levels.values() for each in evidence.configurations}
     for configuration in every.values():
         finished = {tag: evidence for tag, evidence in levels.items() if evidence.points(configuration)}
         for over, baseline in _baselines(finished, configuration).items():
             selected = {tag: each for tag, each in finished.items() if baseline is None or each.points(baseline)}
-            numbers = [{n for _, n in evidence.points(configuration)} for evidence in selected.values()]
-            amounts = sorted(set.intersection(*numbers), key=lambda n: n or 0)
-            points = [(configuration, n) for n in amounts]
-            trained = [*points, *([(baseline, None)] if baseline is not None and baseline.trained else [])]
-            of_levels = [{*evidence.seeds(trained)} for evidence in selected.values()]
-            seeds = sorted(set.intersection(*of_levels), key=lambda seed: seed or 0)
-            if not points or not seeds:
-                continue
-            theirs = {
-                tag: evidence.resampled((baseline, None), seeds, "classes", count)
-                for tag, evidence in selected.items()
-                if baseline is not None
-            }
-            ours = [
-                {tag: evidence.resampled(point, seeds, "classes", count) for tag, evidence in selected.items()}
-                for point in points
-            ]
-            keys = over, "" if baseline is None else baseline.name, len(seeds)
-            for n, metrics in zip(amounts, ours, strict=True):
-                yield _Contrast(configuration, n, False, *keys, metrics, theirs)
-            if configuration.synthetic:
-                means = {tag: _mean([metrics[tag] for metrics in ours]) for tag in selected}
-                yield _Contrast(configuration, None, True, *keys, means, theirs)
+            numbers = {tag: [n for _, n in each.points(configuration)] for tag, each in selected.items()}
+            every_number = sorted({n for of_level in numbers.values() for n in of_level}, key=lambda n: n or 0)
+            common = tuple(n for n in every_number if all(n in of_level for of_level in numbers.values()))
+            for n in every_number:
+                with_number = {tag: each for tag, each in selected.items() if n in numbers[tag]}
+                yield from _contrast(with_number, configuration, (n,), over, baseline, count)
+            if len(common) > 1:
+                yield from _contrast(selected, configuration, common, over, baseline, count)
+
+
+def _contrast(
+    levels: Mapping[str, Evidence],
+    configuration: Configuration,
+    numbers: Sequence[int | None],
+    over: Over,
+    baseline: Configuration | None,
+    count: int,
+) -> Iterator[_Contrast]:
+    """Yield the contrast at a number of images, or the mean over several; nothing if no seed is in common."""
+    points = [(configuration, n) for n in numbers]
+    trained = [*points, *([(baseline, None)] if baseline is not None and baseline.trained else [])]
+    of_levels = [{*evidence.seeds(trained)} for evidence in levels.values()]
+    seeds = sorted(set.intersection(*of_levels), key=lambda seed: seed or 0)
+    if not seeds:
+        return
+    theirs = {
+        tag: evidence.resampled((baseline, None), seeds, "classes", count)
+        for tag, evidence in levels.items()
+        if baseline is not None
+    }
+    ours = {
+        tag: _mean([evidence.resampled(point, seeds, "classes", count) for point in points])
+        for tag, evidence in levels.items()
+    }
+    averaged_over = tuple(n for n in numbers if n is not None) if len(numbers) > 1 else ()
+    n = None if averaged_over else numbers[0]
+    name = "" if baseline is None else baseline.name
+    yield _Contrast(configuration, n, averaged_over, over, name, len(seeds), ours, theirs)
 
 
 def _baselines(levels: Mapping[str, Evidence], configuration: Configuration) -> dict[Over, Configuration | None]:
@@ -277,7 +313,6 @@ def _cells(contrast: _Contrast, dataset: str, confidence_level: float) -> Iterat
                 dataset=dataset,
                 configuration=contrast.configuration.name,
                 images_per_class=contrast.images_per_class,
-                averaged=contrast.averaged,
                 over=contrast.over,
                 baseline=contrast.baseline,
                 metric=metric,
@@ -287,4 +322,5 @@ def _cells(contrast: _Contrast, dataset: str, confidence_level: float) -> Iterat
                 high=gain.high,
                 verdict=verdict(gain.low, gain.high),
                 seeds=contrast.seeds,
+                averaged_over=contrast.averaged_over,
             )

@@ -82,11 +82,11 @@ def study(recipe: Recipe, out: str | None = None) -> Study:
     if storage.exists(storage.join(url, outputs.STATE)):
         raise UserError(f"{url} contains a study without study.pretrained; use a new folder")
     with storage.lock(url, "study"):
-        state = _merged(recipe, recipes, url)
-        _write_state(recipe, url, state)
-        _measure_knowledge(recipe, url, state)
+        state = _with_synthetic(recipe, url, _merged(recipe, recipes, url))
+        knowledge = _measured_knowledge(recipe, url, state)
         recipe = recipe.with_values({"training.synthetic": _shared_images(recipe, recipes, url, state.pretrained[0])})
         state = _with_synthetic(recipe, url, state)
+        outputs.write_json(storage.join(url, outputs.NAME_KNOWLEDGE), knowledge, state.owner)
         _write_state(recipe, url, state)
         studies = {}
         for tag in recipe.study.pretrained:
@@ -160,7 +160,11 @@ def _merged(recipe: Recipe, recipes: Mapping[str, Recipe], url: str) -> LevelsSt
 
 
 def _write_state(recipe: Recipe, url: str, state: LevelsState) -> None:
-    """Write recipe.yaml, with the tags of all levels, and levels.json."""
+    """Write recipe.yaml, with the tags of all levels, and levels.json.
+
+    These files are only written after all checks, because a later call must match them: a rejected call leaves them
+    unchanged.
+    """
     text = recipe.with_values({"study.pretrained": list(state.pretrained)}).to_yaml()
     storage.write_with_checksum(storage.join(url, outputs.RECIPE), text.encode(), owner=state.owner)
     storage.write_document(storage.join(url, outputs.LEVELS), state, state.owner)
@@ -196,8 +200,8 @@ def _with_synthetic(recipe: Recipe, url: str, state: LevelsState) -> LevelsState
     return state.model_copy(update={"synthetic": owners})
 
 
-def _measure_knowledge(recipe: Recipe, url: str, state: LevelsState) -> None:
-    """Measure the name knowledge with each of the recipe's tags, which also loads each CLIP model before training."""
+def _measured_knowledge(recipe: Recipe, url: str, state: LevelsState) -> Knowledge:
+    """Add the name knowledge with each of the recipe's tags, which also loads each CLIP model before training."""
     knowledge = read_knowledge(url, state.owner)
     for tag in recipe.study.pretrained:
         cache, before = ModelCache(), knowledge.get(tag, {})
@@ -205,7 +209,7 @@ def _measure_knowledge(recipe: Recipe, url: str, state: LevelsState) -> None:
             name: before[name] if name in before and before[name].key == knowledge_key(part) else measure(part, cache)
             for name, part in by_dataset(level_recipe(recipe, tag)).items()
         }
-    outputs.write_json(storage.join(url, outputs.NAME_KNOWLEDGE), knowledge, state.owner)
+    return knowledge
 
 
 def read_knowledge(url: str, owner: str) -> Knowledge:
@@ -261,8 +265,7 @@ def markdown(name: str, summary: MapSummary, cells: list[MapCell]) -> str:
     rows: dict[tuple[str, ...], dict[str, str]] = {}
     for cell in cells:
         if not cell.dataset and cell.baseline:
-            n = "mean" if cell.averaged else str(cell.images_per_class or "")
-            key = cell.configuration, n, cell.baseline, METRIC_HEADINGS[cell.metric]
+            key = cell.configuration, gain_map.number_label(cell), cell.baseline, METRIC_HEADINGS[cell.metric]
             rows.setdefault(key, {})[cell.pretrained] = f"{signed(cell.gain)} [{signed(cell.low, cell.high)}]"
     headings = ["configuration", "images per class", "baseline", "metric", *levels]
     grid = [[*key, *(gains.get(tag, "") for tag in levels)] for key, gains in rows.items()]

@@ -13,7 +13,15 @@ from rich.console import Console
 
 from syncclip.core.settings import UserError
 from syncclip.reports import report, write_report
-from syncclip.reports.gain_map import gains_table, headline_of, judge, read_map, trends_table
+from syncclip.reports.gain_map import (
+    figure_values,
+    gains_table,
+    headline_of,
+    judge,
+    read_map,
+    terminal_table,
+    trends_table,
+)
 from syncclip.studies import outputs
 from syncclip.studies.gain_map import Trend
 from syncclip.studies.statistics.bootstrap import Interval
@@ -105,9 +113,101 @@ def payload_of(page: str) -> dict[str, Any]:
 def test_headline_follows_the_intervals(
     gain: tuple[float, ...], loss: tuple[float, ...], crossing: float | None, headline: str, interval: str
 ) -> None:
-    keys = "syncclip-both", None, True, "real", "ivlp-real", "hm", ("a", "b")
-    trend = Trend(*keys, ZERO, (ZERO, ZERO), crossing, gain, loss, 5)
-    assert headline_of(trend, (0.3, 0.9), "95 %") == (headline, interval)
+    measured: list[tuple[str, float, str]] = [
+        (
+            str(x),
+            x,
+            "significant gain" if within(gain, x) else "significant loss" if within(loss, x) else "inconclusive",
+        )
+        for x in (0.3, 0.5, 0.6, 0.9)
+    ]
+    assert headline_of(trend_with(gain, loss, crossing), measured, "95 %") == (headline, interval)
+
+
+def within(bounds: tuple[float, ...], x: float) -> bool:
+    return bool(bounds) and bounds[0] <= x <= bounds[1]
+
+
+def trend_with(gain: tuple[float, ...], loss: tuple[float, ...], crossing: float | None) -> Trend:
+    keys = "syncclip-both", None, "real", "ivlp-real", "hm", ("a", "b", "c")
+    return Trend(*keys, ZERO, (ZERO, ZERO), crossing, gain, loss, 5, (1, 4))
+
+
+@pytest.mark.parametrize(
+    ("gain", "loss", "crossing", "verdicts", "headline"),
+    [
+        (
+            (0.3, 0.9),
+            (),
+            None,
+            ("gain", "", "loss"),
+            "The fitted line is above zero over the measured range of name knowledge, 0.30 to 0.90; the measured "
+            "effect is inconclusive at b and a significant loss at c.",
+        ),
+        (
+            (),
+            (0.3, 0.9),
+            None,
+            ("", "loss", ""),
+            "The fitted line is below zero over the measured range of name knowledge, 0.30 to 0.90; the measured "
+            "effect is inconclusive at a and c.",
+        ),
+        (
+            (0.3, 0.5),
+            (0.7, 0.9),
+            0.6,
+            ("", "gain", "loss"),
+            "The fitted line is above zero while name knowledge is below 0.50, and below zero while it is above 0.70; "
+            "the measured effect is inconclusive at a.",
+        ),
+        (
+            (0.7, 0.9),
+            (0.3, 0.5),
+            0.6,
+            ("loss", "gain", "loss"),
+            "The fitted line is below zero while name knowledge is below 0.50, and above zero while it is above 0.70; "
+            "the measured effect is a significant loss at c.",
+        ),
+        (
+            (0.3, 0.5),
+            (),
+            None,
+            ("gain", "gain", ""),
+            "The fitted line is above zero while name knowledge is below 0.50; elsewhere, its interval contains zero; "
+            "the measured effect is a significant gain at b.",
+        ),
+        (
+            (),
+            (),
+            None,
+            ("gain", "", ""),
+            "The fitted line does not differ significantly from zero at any name knowledge between 0.30 and 0.90; the "
+            "measured effect is a significant gain at a.",
+        ),
+    ],
+)
+def test_headline_lists_the_levels_whose_verdict_differs_from_the_line(
+    gain: tuple[float, ...],
+    loss: tuple[float, ...],
+    crossing: float | None,
+    verdicts: tuple[str, ...],
+    headline: str,
+) -> None:
+    """The level b, at 0.6, is near the sign change, where any verdict agrees with the line."""
+    names = [f"significant {each}" if each else "inconclusive" for each in verdicts]
+    measured = [*zip("abc", (0.3, 0.6, 0.9), names, strict=True)]
+    assert headline_of(trend_with(gain, loss, crossing), measured, "95 %")[0] == headline
+
+
+def test_headline_compares_the_line_with_the_cells_of_its_mean(folder: Path) -> None:
+    study = read_map(str(folder))
+    cells = [
+        replace(cell, verdict="inconclusive") if cell.pretrained == "names-0" and cell.averaged else cell
+        for cell in study.cells
+    ]
+    headline = judge(replace(study, cells=cells))[0].headline
+    assert headline.startswith("The fitted line is above zero while name knowledge is below")
+    assert headline.endswith("; the measured effect is inconclusive at names-0.")
 
 
 def test_headline_judges_the_average_gain_over_real_images_only(folder: Path) -> None:
@@ -184,8 +284,30 @@ def test_tables_list_gains_and_trends_of_each_configuration(folder: Path) -> Non
     assert len(gains) == 1 + 2 * 3 * 2 + 3, "IVLP on real images; two methods with both baselines; Tip-Adapter"
     trends = trends_table(study, "hm")
     assert len(trends) == len(gains)
-    row = trends[(trends["method"] == "SYNC-CLIP") & (trends["images per class"] == "mean")].iloc[0]
+    row = trends[(trends["method"] == "SYNC-CLIP") & (trends["images per class"] == "mean of 1, 4")].iloc[0]
     assert 0.55 < float(row["sign change"]) < 0.84
+
+
+def test_configuration_with_a_single_number_of_images_is_shown_under_that_number(tmp_path: Path) -> None:
+    folder = make_map(tmp_path / "study", numbers={"syncclip-both": [4], "ivlp-both": [1, 4], "tip-both": [1]})
+    study = read_map(str(folder))
+    for rows in (gains_table(study, "hm"), trends_table(study, "hm")):
+        numbers = rows.groupby("method")["images per class"].unique().map(set).to_dict()
+        assert numbers[study.label["syncclip-both"]] == {"4"} and numbers[study.label["tip-both"]] == {"1"}
+        assert numbers[study.label["ivlp-both"]] == {"1", "4", "mean of 1, 4"}
+    verdict, metric = judge(study)
+    assert "SYNC-CLIP over IVLP on real images with 4 synthetic images per class: harmonic" in verdict.sentences[0]
+    assert "while name knowledge is below" in verdict.headline
+    gains = figure_values(study, metric)["gains"]["real"]
+    assert set(gains[""]["mean"]) == set(gains["first"]["mean"]) == {"ivlp-both"}
+    assert set(gains["first"]["4"]) == {"syncclip-both"}
+    assert {point["number"] for point in gains[""]["mean"]["ivlp-both"]["hm"]} == {"mean of 1, 4"}
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(terminal_table(study, verdict, metric))
+    lines = [line for line in capture.get().splitlines() if line.strip(" │").startswith("SYNC-CLIP")]
+    assert "mean of 1, 4" in capture.get() and len(lines) == 2
+    assert not any("mean" in line for line in lines)
 
 
 def test_terminal_shows_the_headline_and_average_gains(folder: Path) -> None:

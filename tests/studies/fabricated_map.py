@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,14 @@ KNOWLEDGE = {"names-all": 0.97, "names-0": 0.31, "names-3": 0.55, "names-25": 0.
 LABEL = np.arange(12).repeat(40)
 
 
-def make_map(folder: Path, crossing: float = 0.7, tags: int = 4) -> Path:
-    """Write the files of a study in which synthetic images help below `crossing`, at the first `tags` levels."""
+def make_map(
+    folder: Path, crossing: float = 0.7, tags: int = 4, numbers: Mapping[str, Sequence[int]] | None = None
+) -> Path:
+    """Write the files of a study in which synthetic images help below `crossing`, at the first `tags` levels.
+
+    Args:
+        numbers: configuration -> its numbers of images; by default, all of the settings.
+    """
     generator = np.random.default_rng(5)
     effects = generator.normal(0, 0.08, (len(DATASETS), 12))
 
@@ -49,7 +56,7 @@ def make_map(folder: Path, crossing: float = 0.7, tags: int = 4) -> Path:
         for seed in SETTINGS.seeds:
             cells["ivlp-real", None, seed] = outcomes(real)
             for configuration in CONFIGURATIONS[2:]:
-                for n in SETTINGS.amounts:
+                for n in (numbers or {}).get(configuration.name, SETTINGS.amounts):
                     cells[configuration.name, n, seed] = outcomes(real + 0.5 * (crossing - known))
         levels[tag] = Evidence(CONFIGURATIONS, cells)
     state = LevelsState(

@@ -154,14 +154,74 @@ def test_level_without_the_baseline_or_with_unknown_name_knowledge_has_no_trend(
     assert over == {"", "zero-shot"}
 
 
+def without(evidence: Evidence, *dropped: tuple[int, int]) -> Evidence:
+    """Evidence without SYNC-CLIP's runs at these numbers of images and seeds."""
+    keys = {("syncclip-both", *each) for each in dropped}
+    return Evidence(CONFIGURATIONS, {key: each for key, each in evidence.cells.items() if key not in keys})
+
+
 def test_levels_use_the_seeds_and_numbers_of_images_in_common() -> None:
-    complete = level(outcomes(60), outcomes(60))
-    dropped = {("syncclip-both", 4, 1), ("syncclip-both", 4, 2), ("syncclip-both", 1, 2)}
-    fewer = Evidence(CONFIGURATIONS, {key: each for key, each in complete.cells.items() if key not in dropped})
-    cells = map_cells({"low": complete, "high": fewer}, SETTINGS, [])
-    of_method = [cell for cell in cells if cell.configuration == "syncclip-both"]
-    assert {cell.images_per_class for cell in of_method} == {None, 1}
-    assert {cell.seeds for cell in of_method} == {1}
+    """Single numbers have cells at the levels that contain them, with the seeds in common at that number."""
+    complete = level(outcomes(60), outcomes(70))
+    levels = {
+        "low": complete,
+        "middle": without(complete, (1, 2)),
+        "high": without(complete, (4, 1), (4, 2)),
+    }
+    cells = [
+        cell
+        for cell in map_cells(levels, SETTINGS, [])
+        if (cell.configuration, cell.over, cell.metric) == ("syncclip-both", "real", "novel")
+    ]
+    assert {(cell.images_per_class, cell.pretrained): cell.seeds for cell in cells if not cell.averaged} == {
+        (1, "low"): 1,
+        (1, "middle"): 1,
+        (1, "high"): 1,
+        (4, "low"): 2,
+        (4, "middle"): 2,
+    }
+    of_levels = {
+        trend.images_per_class: trend.pretrained
+        for trend in trends(levels, KNOWLEDGE, SETTINGS)
+        if (trend.configuration, trend.over, trend.metric, trend.averaged) == ("syncclip-both", "real", "novel", False)
+    }
+    assert of_levels == {1: ("low", "middle", "high"), 4: ("low", "middle")}
+
+
+def test_mean_lists_the_numbers_of_images_that_all_levels_have_in_common() -> None:
+    complete = level(outcomes(60), outcomes(70))
+    for levels, numbers in (
+        ({"low": complete, "high": complete}, {None: (1, 4), 1: (), 4: ()}),
+        ({"low": complete, "high": without(complete, (4, 1), (4, 2))}, {1: (), 4: ()}),
+    ):
+        rows = [*map_cells(levels, SETTINGS, []), *trends({"middle": complete, **levels}, KNOWLEDGE, SETTINGS)]
+        assert {
+            row.images_per_class: row.averaged_over for row in rows if row.configuration == "syncclip-both"
+        } == numbers, "a single number is not a mean"
+        assert {row.averaged_over for row in rows if row.configuration == "ivlp-real"} == {()}
+
+
+def test_trend_and_cells_average_over_the_same_numbers_of_images() -> None:
+    complete = level(outcomes(60), outcomes(70))
+    levels = {"low": complete, "middle": without(complete, (4, 1), (4, 2)), "high": complete}
+    fitted = trends(levels, {**KNOWLEDGE, "middle": float("nan")}, SETTINGS)
+    assert {trend.averaged for trend in fitted} == {False}
+    assert {cell.averaged for cell in map_cells(levels, SETTINGS, [])} == {False}
+
+
+def test_levels_without_numbers_of_images_in_common_have_no_mean() -> None:
+    complete = level(outcomes(60), outcomes(70))
+    levels = {"low": without(complete, (4, 1), (4, 2)), "high": without(complete, (1, 1), (1, 2))}
+    cells = map_cells(levels, SETTINGS, [])
+    points = {(cell.images_per_class, cell.pretrained) for cell in cells if cell.configuration == "syncclip-both"}
+    assert points == {(1, "low"), (4, "high")}
+
+
+def test_number_of_images_without_seeds_in_common_is_omitted() -> None:
+    complete = level(outcomes(60), outcomes(70))
+    levels = {"low": without(complete, (4, 1)), "high": without(complete, (4, 2))}
+    cells = map_cells(levels, SETTINGS, [])
+    assert {cell.images_per_class for cell in cells if cell.configuration == "syncclip-both"} == {1}
 
 
 def test_cells_of_each_dataset_and_of_their_average() -> None:

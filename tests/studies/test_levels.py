@@ -158,10 +158,34 @@ def test_levels_with_other_settings_are_rejected(finished: Study, world: Path, o
         study(recipe_of(world, override), finished.url)
 
 
+def contents(folder: str | Path) -> dict[str, bytes]:
+    """Content of each file in the parent folder."""
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.is_file()}
+
+
 def test_levels_with_other_synthetic_images_are_rejected(finished: Study, world: Path, tmp_path: Path) -> None:
     make_set(study_recipe(world, "synthesis.images_per_class=2", "synthesis.seed=5"), str(tmp_path / "other"))
+    before = contents(finished.url)
     with pytest.raises(UserError, match="differs from the synthetic images of the other levels"):
-        study(recipe_of(world, f"training.synthetic={tmp_path}/other"), finished.url)
+        study(recipe_of(world, f"training.synthetic={tmp_path}/other", "study.seeds=[1]"), finished.url)
+    assert contents(finished.url) == before
+
+
+def test_generated_images_that_differ_from_the_other_levels_are_rejected(
+    copy: Path, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "synth", lambda recipe, out: make_set(recipe.with_values({"synthesis.seed": 5}), out))
+    before = contents(copy)
+    with pytest.raises(UserError, match="differs from the synthetic images of the other levels"):
+        study(recipe_of(world, "training.synthetic=null", "study.seeds=[1]"), str(copy))
+    assert contents(copy) == before
+
+
+def test_rejected_tag_changes_no_file(copy: Path, world: Path) -> None:
+    before = contents(copy)
+    with pytest.raises(UserError, match="'typo' is neither a tag of tiny-clip nor a file"):
+        study(recipe_of(world, tags="[a,b,typo]"), str(copy))
+    assert contents(copy) == before
 
 
 def test_folder_contains_either_levels_or_a_single_study(finished: Study, world: Path) -> None:
@@ -187,7 +211,7 @@ def test_invalid_levels_are_rejected_before_any_training(
 ) -> None:
     with pytest.raises(UserError, match=message):
         study(recipe_of(world, *overrides), str(tmp_path))
-    assert stamps(tmp_path) == {}
+    assert stamps(tmp_path) == {} and not (tmp_path / "levels.json").exists()
 
 
 def test_other_commands_require_a_single_model(world: Path) -> None:

@@ -2,19 +2,21 @@
 
 figure("gains", (part) => {
   const overs = [["real", "Real images only"], ["zero-shot", "Zero-shot CLIP"]].filter(([over]) => payload.gains[over]);
-  const state = { over: (overs[0] || ["real"])[0], dataset: "", number: "mean" };
+  const state = { over: (overs[0] || ["real"])[0], dataset: "", number: "" };
   const hidden = new Set((address.get("gains.hidden") || "").split(",").filter((id) => configurations.has(id)));
-  const numbersOf = [["mean", "mean"], ...payload.numbers.map((n) => [String(n), String(n)])];
+  const averaged = Object.values(payload.gains).some((datasets) => (datasets[""] || {}).mean);
+  const numbersOf = [...(averaged ? [["mean", "mean"]] : []), ...payload.numbers.map((n) => [String(n), String(n)])];
+  state.number = (numbersOf[0] || ["0"])[0];
   const bar = html("div", { class: "control-row" });
   const rest = html("div", { class: "control-row" });
   const chips = html("div", { class: "chips", role: "group", "aria-label": "Show or hide configurations" });
   part.controls.append(bar, rest, chips);
 
-  /** Points of a configuration; one without synthetic images has the same gain at all numbers. */
+  /** Points of a configuration; one without synthetic images has the same gain at all numbers. A dataset has means, where they exist. */
   const pointsOf = (id, metric) => {
     const numbers = ((payload.gains[state.over] || {})[state.dataset] || {});
-    const number = state.dataset ? "mean" : state.number;
-    const metrics = (numbers[number] || {})[id] || (numbers["0"] || {})[id] || {};
+    const order = [...(state.dataset ? ["mean"] : []), state.number, "0"];
+    const metrics = order.map((number) => (numbers[number] || {})[id]).find(Boolean) || {};
     return (metrics[metric] || []).filter((point) => known(point.x) && known(point.gain)).sort((a, b) => a.x - b.x);
   };
   const everyMetric = new Set(Object.values(payload.gains).flatMap((datasets) => Object.values(datasets)).flatMap((numbers) => Object.values(numbers)).flatMap((methods) => Object.values(methods)).flatMap((metrics) => Object.keys(metrics)));
@@ -116,7 +118,7 @@ figure("gains", (part) => {
     }
     const heads = [...new Map(shown.flatMap(({ points }) => points.map((point) => [point.tag, point.x])))].sort((a, b) => a[1] - b[1]);
     numbers(part.root, [metricName(metrics.metric), ...heads.map(([tag, knowledge]) => `${tag} (${fixed(knowledge, 2)})`)],
-      shown.map(({ configuration, points }) => [configuration.label, ...heads.map(([tag]) => { const point = points.find((each) => each.tag === tag); return point ? `${signed(point.gain)} (${spread(point.low, point.high)})` : ""; })]));
+      shown.map(({ configuration, points }) => [configuration.label + (points[0].number ? `, ${points[0].number}` : ""), ...heads.map(([tag]) => { const point = points.find((each) => each.tag === tag); return point ? `${signed(point.gain)} (${spread(point.low, point.high)})` : ""; })]));
     return marks;
   };
 });
