@@ -40,7 +40,11 @@ def assess(
     overrides: Overrides,
     pilot: Annotated[
         str | None,
-        typer.Option("--pilot", metavar="DIR", help="Folder of a finished study with 1 to 4 images per class."),
+        typer.Option(
+            "--pilot",
+            metavar="DIR",
+            help="Finished study with 1 to 4 images per class, on validation images.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -135,8 +139,17 @@ def _conclusion(assessment: Assessment, source: str) -> Iterator[str]:
     if gain is not None and min(gain.over_real.low, gain.over_zero_shot.low) <= 0:
         yield "An interval includes zero: confirm the gain with a pilot before a large study."
     if assessment.pilot is None and (gain is not None or not assessment.expected):
-        study = f"`syncclip study {source} 'study.images_per_class=[1,4]'`"
-        yield f"Next: {study if _is_recipe(source) else f'`syncclip init {source}`, and a pilot'}, then assess again."
+        yield from _next_step(source, assessment.validation)
+
+
+def _next_step(source: str, validation: bool) -> Iterator[str]:
+    from syncclip.studies.pilot import OUT, pilot_command
+
+    if not _is_recipe(source):
+        yield f"Next: `syncclip init {source}`, then assess the recipe."
+        return
+    without = "" if validation else " (on test images, because the dataset has no validation split)"
+    yield f"Next: `{pilot_command(source, validation)}`{without}, then `syncclip assess {source} --pilot {OUT}`."
 
 
 def _of_pilot(pilot: Pilot) -> Iterator[str]:
@@ -147,6 +160,11 @@ def _of_pilot(pilot: Pilot) -> Iterator[str]:
         f"Pilot: {pilot.verdict}. {pilot.configuration} with {images} per class gained {described(pilot.measured)} "
         f"over {pilot.real_only}; {pilot.limit} images per class are expected to add {described(pilot.additional)}."
     )
+    if pilot.split != "val":
+        yield (
+            f"The pilot read {pilot.split} images, because the dataset has no validation split: after a decision based "
+            f"on it, accuracies on the {pilot.split} split are optimistic."
+        )
     seeds = (
         " The interval does not include the variation between seeds, because the pilot has one."
         if pilot.seeds == 1

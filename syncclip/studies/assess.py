@@ -1,6 +1,7 @@
 """Assess a dataset and a CLIP model before any image is generated: name knowledge, expected gain and advice.
 
-All measurements use the few-shot images of the base classes and the class names; no test image is read.
+All measurements use the few-shot images of the base classes and the class names; no test image is read. A pilot is
+evaluated on validation images; only for a dataset without validation split, a given pilot may use test images.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from syncclip.runs.classes import clip_of
 from syncclip.studies import gain_prediction, outputs
 from syncclip.studies.gain_prediction import ExpectedGain
 from syncclip.studies.name_knowledge import encode_shots, few_shot_samples, untrained_parts
-from syncclip.studies.pilot import Pilot, read_pilot
+from syncclip.studies.pilot import SPLIT, Pilot, read_pilot
 from syncclip.studies.run import folder_of
 from syncclip.studies.statistics.bootstrap import Floats
 
@@ -59,6 +60,7 @@ class Assessment:
         recommended: recommended configuration with the smallest sufficient number of images.
         reason: reason why there is no prediction; None if there is one.
         pilot: result of a pilot study with real measurements.
+        validation: whether the dataset has a validation split, on which a pilot can be evaluated.
     """
 
     dataset: str
@@ -76,6 +78,7 @@ class Assessment:
     recommended: ExpectedGain | None = None
     reason: str | None = None
     pilot: Pilot | None = None
+    validation: bool = True
     limits: tuple[str, ...] = field(default=LIMITS)
 
 
@@ -84,8 +87,9 @@ def assess(recipe: Recipe, pilot: str | None = None) -> Assessment:
 
     Args:
         recipe: recipe with a single dataset; its `dataset` and `backbone` sections are used.
-        pilot: folder of a finished study with 1 to 4 images per class on the same dataset and CLIP model; default: the
-            recipe's own study folder, if it contains such a study.
+        pilot: folder of a finished study with 1 to 4 images per class on the same dataset and CLIP model, evaluated on
+            validation images (`evaluation.split=val`), or on test images if the dataset has no validation split;
+            default: the recipe's own study folder, if it contains such a study evaluated on validation images.
 
     Raises:
         UserError: the dataset has no training images, fewer than 2 base classes or only one image per base class; the
@@ -137,6 +141,7 @@ def measure(recipe: Recipe) -> Assessment:
         name_knowledge=knowledge.ratio,
         similar=_similar(dataset, shots.texts),
         confused=_confused(dataset, name_knowledge(shots.features, shots.labels, shots.texts)),
+        validation=SPLIT in dataset.splits,
     )
 
 
@@ -158,11 +163,12 @@ def _confused(dataset: Dataset, knowledge: NameKnowledge) -> tuple[ClassPair, ..
 
 
 def _pilot(recipe: Recipe, url: str | None) -> Pilot | None:
-    """Read the given pilot, or else a suitable study in the recipe's own folder."""
+    """Read the given pilot, or else a suitable study in the recipe's own folder that used validation images."""
     if url is not None:
         return read_pilot(url, recipe)
     own = folder_of(recipe)
-    if storage.exists(storage.join(own, outputs.STATE)):
+    path = storage.join(own, outputs.STATE)
+    if storage.exists(path) and outputs.read_json(path).get("split") == SPLIT:
         with suppress(UserError):  # an unfinished, larger or different study
             return read_pilot(own, recipe)
     return None

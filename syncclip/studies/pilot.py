@@ -1,4 +1,8 @@
-"""Forecast from a pilot study with few synthetic images per class: whether more images will increase accuracy."""
+"""Forecast from a pilot study with few synthetic images per class: whether more images will increase accuracy.
+
+The number of images is a hyperparameter, so a pilot is evaluated on validation images. Test images are only read if the
+dataset has no validation split.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,8 @@ import numpy as np
 from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
-from syncclip.datasets import load_dataset
+from syncclip.datasets import load_dataset, suite_of
+from syncclip.datasets.dataset import Split
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.classes import clip_of
 from syncclip.runs.resolve import with_absolute_paths
@@ -27,6 +32,11 @@ EXPONENTS = (0.5, 1.0, 2.0)
 """Assumed exponents c of the remaining gain, (1 + n)^(-c). With c = 1, the remaining gain halves with each doubling of
 1 + n; the other values are the bounds of the interval."""
 
+SPLIT: Split = "val"
+"""Split on which a pilot is evaluated."""
+OUT = "runs/pilot"
+"""Folder of the pilot in printed commands."""
+
 Verdict = Literal["more images help", "more images do not help", "undecided"]
 
 
@@ -35,6 +45,7 @@ class Pilot:
     """Measured and extrapolated gains of a pilot study over training on real images only, in points of `METRIC`.
 
     Attributes:
+        split: split on which the pilot was evaluated; "test" only for a dataset without validation split.
         real_only: baseline without synthetic images.
         images_per_class: largest number of synthetic images per class in the pilot.
         measured: gain at `images_per_class`, with an interval over classes and seeds.
@@ -43,6 +54,7 @@ class Pilot:
     """
 
     url: str
+    split: str
     configuration: str
     real_only: str
     seeds: int
@@ -61,13 +73,13 @@ def read_pilot(url: str, recipe: Recipe | None = None) -> Pilot:
         recipe: recipe whose dataset and CLIP model the pilot must have.
 
     Raises:
-        UserError: the study is missing, unfinished, too large, has other classes or another CLIP model, or has no
-            suitable pair of configurations.
+        UserError: the study is missing, unfinished, too large, was evaluated on test images although the dataset has a
+            validation split, has other classes or another CLIP model, or has no suitable pair of configurations.
     """
     url = absolute(url)
     path = storage.join(url, outputs.STATE)
     if not storage.exists(path):
-        raise UserError(f"{url}: no study found; run a pilot with `syncclip study RECIPE study.images_per_class=[1,4]`")
+        raise UserError(f"{url}: no study found; run a pilot with `{pilot_command('RECIPE')}`")
     owner, state = storage.read_owner(path), outputs.read_json(path)
     cells = state["cells"]
     if waiting := sum(cell["status"] != "done" for cell in cells):
@@ -75,6 +87,12 @@ def read_pilot(url: str, recipe: Recipe | None = None) -> Pilot:
     of_pilot = recipe_of_pilot(url)
     if recipe is not None:
         _require_same(url, recipe, of_pilot)
+    split = str(state["split"])
+    if split != SPLIT and has_validation(of_pilot):
+        raise UserError(
+            f"{url}: the study was evaluated on the {split} split, whose images must not influence the number of "
+            f"synthetic images; run a pilot on validation images with `{pilot_command('RECIPE')}`"
+        )
     settings = of_pilot.study
     evidence = predictions.read(url, settings.configurations, owner)
     reference = settings.reference_configuration
@@ -104,8 +122,33 @@ def read_pilot(url: str, recipe: Recipe | None = None) -> Pilot:
     additional = extrapolate(amounts, gains, resampled, limit, settings.confidence_level)
     measured = interval(gains[-1], resampled[-1], settings.confidence_level)
     return Pilot(
-        url, reference.name, real_only.name, len(seeds), amounts[-1], measured, limit, additional, verdict(additional)
+        url,
+        split,
+        reference.name,
+        real_only.name,
+        len(seeds),
+        amounts[-1],
+        measured,
+        limit,
+        additional,
+        verdict(additional),
     )
+
+
+def pilot_command(source: str, validation: bool = True) -> str:
+    """Return the command that runs a pilot of a recipe.
+
+    Args:
+        validation: whether the dataset has a validation split.
+    """
+    split = f" evaluation.split={SPLIT}" if validation else ""
+    return f"syncclip study {source} 'study.images_per_class=[1,4]'{split} --out {OUT}"
+
+
+def has_validation(recipe: Recipe) -> bool:
+    """Return whether the recipe's dataset, or every dataset of its suite, has a validation split."""
+    datasets = suite_of(recipe.dataset).values() or [recipe.dataset]
+    return all(SPLIT in load_dataset(dataset).splits for dataset in datasets)
 
 
 def recipe_of_pilot(url: str) -> Recipe:

@@ -34,7 +34,16 @@ MEASURED = Assessment(
 )
 GAIN = ExpectedGain("syncclip-class-vectors-long-name", 4, "ivlp-real", Interval(4.1, -2, 10.2), Interval(6.0, 1, 11))
 PILOT = Pilot(
-    "runs/pilot", "syncclip-both", "ivlp-real", 1, 4, Interval(3, 1, 5), 16, Interval(1.5, 0.2, 3.0), "more images help"
+    "runs/pilot",
+    "val",
+    "syncclip-both",
+    "ivlp-real",
+    1,
+    4,
+    Interval(3, 1, 5),
+    16,
+    Interval(1.5, 0.2, 3.0),
+    "more images help",
 )
 
 
@@ -45,6 +54,10 @@ def without_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def predicted(*expected: ExpectedGain) -> Assessment:
     return replace(MEASURED, reason=None, expected=expected, recommended=gain_prediction.recommend(expected))
+
+
+def joined(assessment: Assessment) -> str:
+    return " ".join(" ".join(lines(assessment, "birds.yaml")).split())
 
 
 def test_the_conclusion_comes_first() -> None:
@@ -72,9 +85,18 @@ def test_an_interval_that_includes_zero_requires_a_pilot() -> None:
 
 
 def test_the_next_step_is_a_pilot_or_a_recipe() -> None:
-    assert "Next: `syncclip study birds.yaml 'study.images_per_class=[1,4]'`" in " ".join(lines(MEASURED, "birds.yaml"))
-    assert "Next: `syncclip init birds`, and a pilot, then assess again." in lines(MEASURED, "birds")
+    command = "syncclip study birds.yaml 'study.images_per_class=[1,4]' evaluation.split=val --out runs/pilot"
+    assert f"Next: `{command}`, then `syncclip assess birds.yaml --pilot runs/pilot`." in joined(MEASURED)
+    assert "Next: `syncclip init birds`, then assess the recipe." in lines(MEASURED, "birds")
     assert "Next" not in " ".join(lines(replace(MEASURED, pilot=PILOT), "birds.yaml"))
+
+
+def test_a_pilot_on_test_images_is_marked() -> None:
+    step = joined(replace(MEASURED, validation=False))
+    assert "evaluation.split" not in step and "(on test images, because the dataset has no validation split)" in step
+    marked = "The pilot read test images, because the dataset has no validation split"
+    assert marked in joined(replace(MEASURED, pilot=replace(PILOT, split="test")))
+    assert marked not in joined(replace(MEASURED, pilot=PILOT))
 
 
 def test_limits_of_the_map_and_of_a_pilot_are_printed() -> None:

@@ -14,11 +14,12 @@ from syncclip.datasets import loading
 from syncclip.recipe.recipe import Recipe
 from syncclip.shards.reader import ImageSet
 from syncclip.studies import assess as assessing
-from syncclip.studies import gain_prediction, name_knowledge, run
+from syncclip.studies import gain_prediction, name_knowledge, outputs, run
 from syncclip.studies.assess import assess, measure
 from tests.conftest import TinyWorld
 from tests.studies.synthetic_map import synthetic_map
 from tests.worlds.dataset import CLASSES, tiny_dataset
+from tests.worlds.rewritten import rewrite_json
 from tests.worlds.study import make_set, run_cells_here, study_recipe, study_world
 
 
@@ -135,9 +136,10 @@ def test_a_dataset_without_training_images_is_an_error(tiny: TinyWorld, tmp_path
 
 @pytest.fixture(scope="module")
 def pilot_recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    """A recipe whose own folder contains a finished study with up to 2 images per class."""
+    """A recipe whose own folder contains a finished study on validation images with up to 2 images per class."""
     root = study_world(tmp_path_factory.mktemp("pilot"))
-    recipe = study_recipe(root, "study.images_per_class=[1,2]", "study.seeds=[1]", "synthesis.images_per_class=2")
+    grid = "study.images_per_class=[1,2]", "study.seeds=[1]", "synthesis.images_per_class=2"
+    recipe = study_recipe(root, *grid, "evaluation.split=val")
     recipe = recipe.with_values({"training.synthetic": make_set(recipe, f"{root}/set")})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "run_cells", run_cells_here)
@@ -158,3 +160,22 @@ def test_an_unsuitable_study_in_the_folder_of_the_recipe_is_ignored(
     assert assess(pilot_recipe).pilot is None
     with pytest.raises(UserError, match="a pilot has at most 1"):
         assess(pilot_recipe, assessing.folder_of(pilot_recipe))
+
+
+def test_a_study_on_test_images_in_the_folder_of_the_recipe_is_ignored(pilot_recipe: Recipe) -> None:
+    path = Path(pilot_recipe.folder) / "study" / outputs.STATE
+    state = outputs.read_json(str(path))
+    try:
+        rewrite_json(path, state | {"split": "test"})
+        assert assess(pilot_recipe).pilot is None
+    finally:
+        rewrite_json(path, state)
+
+
+def test_datasets_without_a_validation_split_are_marked(tiny: TinyWorld, tmp_path: Path) -> None:
+    assert measure(Recipe.load(tiny.recipe)).validation
+    folder = tiny_dataset(tmp_path / "shapes")
+    description = json.loads((folder / "dataset.json").read_text())
+    del description["splits"]["val"]
+    (folder / "dataset.json").write_text(json.dumps(description))
+    assert not measure(Recipe.load(tiny.recipe, [f"dataset.name={folder}"])).validation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from syncclip import storage
 from syncclip.core.settings import UserError
+from syncclip.datasets.dataset import Dataset, DatasetSettings
 from syncclip.recipe.recipe import Recipe
 from syncclip.studies import outputs, pilot
 from syncclip.studies.pilot import extrapolate, read_pilot, verdict
@@ -21,11 +23,16 @@ from tests.worlds.study import study_recipe
 
 @pytest.fixture
 def copy(suite_study: Study, tmp_path: Path) -> Path:
-    """A copy of the files of a study of one dataset with 1, 2 and 4 images per class."""
+    """A copy of the files of a study of one dataset with 1, 2 and 4 images per class, as if on validation images."""
     for file in (Path(suite_study.url) / "second").iterdir():
         if file.is_file():
             shutil.copy(file, tmp_path)
+    set_split(tmp_path, "val")
     return tmp_path
+
+
+def set_split(folder: Path, split: str) -> None:
+    rewrite_json(folder / outputs.STATE, outputs.read_json(str(folder / outputs.STATE)) | {"split": split})
 
 
 def resamples(gain: float, spread: float = 0.0) -> np.ndarray:
@@ -98,6 +105,28 @@ def test_an_unfinished_study_is_an_error(copy: Path) -> None:
     rewrite_json(copy / outputs.STATE, state)
     with pytest.raises(UserError, match=r"1 of \d+ training runs are not finished"):
         read_pilot(str(copy))
+
+
+def test_a_study_on_test_images_is_an_error(copy: Path) -> None:
+    set_split(copy, "test")
+    command = r"`syncclip study RECIPE 'study.images_per_class=\[1,4\]' evaluation.split=val --out runs/pilot`"
+    with pytest.raises(UserError, match=f"evaluated on the test split.* with {command}"):
+        read_pilot(str(copy))
+
+
+def test_test_images_are_accepted_if_the_dataset_has_no_validation_split(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert read_pilot(str(copy)).split == "val"
+    set_split(copy, "test")
+    load = pilot.load_dataset
+
+    def without_validation(settings: DatasetSettings) -> Dataset:
+        dataset = load(settings)
+        return replace(dataset, splits={name: dataset.split(name) for name in ("train", "test")})
+
+    monkeypatch.setattr(pilot, "load_dataset", without_validation)
+    assert read_pilot(str(copy)).split == "test"
 
 
 def test_a_study_with_more_images_is_not_a_pilot(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
