@@ -156,10 +156,17 @@ def _of_pilot(pilot: Pilot) -> Iterator[str]:
     from syncclip.studies.gain_prediction import described
 
     images = counted(pilot.images_per_class, "image")
-    yield (
-        f"Pilot: {pilot.verdict}. {pilot.configuration} with {images} per class gained {described(pilot.measured)} "
-        f"over {pilot.real_only}; {pilot.limit} images per class are expected to add {described(pilot.additional)}."
-    )
+    gained = f"{pilot.configuration} with {images} per class gained {described(pilot.measured)} over {pilot.real_only}"
+    if pilot.additional is None:
+        yield f"Pilot: {pilot.verdict}. {gained}. No extrapolation to more images: {pilot.reason}."
+    else:
+        more = f"{pilot.limit} images per class are expected to add {described(pilot.additional)}"
+        yield f"Pilot: {pilot.verdict}. {gained}; {more}."
+    if len(pilot.measured_at) == 1:
+        yield (
+            "A single number of images cannot show whether more images help; run a pilot with at least two, such as "
+            "study.images_per_class=[1,4]."
+        )
     if pilot.split != "val":
         yield (
             f"The pilot read {pilot.split} images, because the dataset has no validation split: after a decision based "
@@ -170,7 +177,8 @@ def _of_pilot(pilot: Pilot) -> Iterator[str]:
         if pilot.seeds == 1
         else ""
     )
-    yield f"The pilot does not support conclusions beyond {pilot.limit} images per class.{seeds}"
+    limit = pilot.images_per_class if pilot.additional is None else pilot.limit
+    yield f"The pilot does not support conclusions beyond {limit} images per class.{seeds}"
 
 
 def _measured(assessment: Assessment) -> Iterator[str]:

@@ -34,16 +34,17 @@ MEASURED = Assessment(
 )
 GAIN = ExpectedGain("syncclip-class-vectors-long-name", 4, "ivlp-real", Interval(4.1, -2, 10.2), Interval(6.0, 1, 11))
 PILOT = Pilot(
-    "runs/pilot",
-    "val",
-    "syncclip-both",
-    "ivlp-real",
-    1,
-    4,
-    Interval(3, 1, 5),
-    16,
-    Interval(1.5, 0.2, 3.0),
-    "more images help",
+    url="runs/pilot",
+    split="val",
+    configuration="syncclip-both",
+    real_only="ivlp-real",
+    seeds=1,
+    images_per_class=4,
+    measured_at=(1, 4),
+    measured=Interval(3, 1, 5),
+    limit=16,
+    additional=Interval(1.5, 0.2, 3.0),
+    verdict="more images help",
 )
 
 
@@ -97,6 +98,17 @@ def test_a_pilot_on_test_images_is_marked() -> None:
     marked = "The pilot read test images, because the dataset has no validation split"
     assert marked in joined(replace(MEASURED, pilot=replace(PILOT, split="test")))
     assert marked not in joined(replace(MEASURED, pilot=PILOT))
+
+
+def test_a_pilot_without_increment_or_extrapolation_is_explained() -> None:
+    note = "A single number of images cannot show whether more images help"
+    assert note in joined(replace(MEASURED, pilot=replace(PILOT, measured_at=(4,))))
+    assert note not in joined(replace(MEASURED, pilot=PILOT))
+    refused = replace(PILOT, additional=None, verdict="undecided", reason="no counterpart")
+    assert joined(replace(MEASURED, pilot=refused)).startswith(
+        "Pilot: undecided. syncclip-both with 4 images per class gained +3.0 points (+1.0 to +5.0) over ivlp-real. No "
+        "extrapolation to more images: no counterpart."
+    )
 
 
 def test_limits_of_the_map_and_of_a_pilot_are_printed() -> None:
