@@ -21,7 +21,7 @@ from syncclip.core.text import markdown_grid
 from syncclip.recipe.recipe import Recipe
 from syncclip.studies import outputs, predictions
 from syncclip.studies.analysis import Evidence, Point
-from syncclip.studies.assess import measure
+from syncclip.studies.assess import measure, name_in_map
 from syncclip.studies.gain_prediction import COLUMNS, MAP, METRIC, errors, held_out, real_only_baseline
 from syncclip.studies.run import by_dataset
 
@@ -47,7 +47,7 @@ def rows(level: str, study: Path) -> Iterator[dict[str, object]]:
     zero_shot = next((configuration for configuration in settings.configurations if not configuration.trained), None)
     if zero_shot is None:
         raise UserError(f"{study}: the study has no zero-shot configuration; run a study with {{method: zeroshot}}")
-    for number, (name, part) in enumerate(by_dataset(recipe).items()):
+    for number, part in enumerate(by_dataset(recipe).values()):
         measured = measure(part)
         cells = {key: (outcomes[number],) for key, outcomes in evidence.cells.items()}
         own = Evidence(settings.configurations, cells)
@@ -57,7 +57,7 @@ def rows(level: str, study: Path) -> Iterator[dict[str, object]]:
                 assert real_only is not None
                 yield {
                     "level": level,
-                    "dataset": name or measured.dataset,
+                    "dataset": name_in_map(part.dataset),
                     "configuration": configuration.name,
                     "images_per_class": point[1],
                     "real_only": real_only.name,

@@ -14,10 +14,13 @@ import numpy as np
 from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.datasets import Dataset
+from syncclip.datasets.dataset import DatasetSettings
+from syncclip.datasets.loading import is_dataset_name
 from syncclip.evaluation.metrics import Number
 from syncclip.evaluation.name_knowledge import NameKnowledge, name_knowledge
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.classes import clip_of
+from syncclip.storage.urls import absolute
 from syncclip.studies import gain_prediction, outputs
 from syncclip.studies.gain_prediction import ExpectedGain
 from syncclip.studies.name_knowledge import encode_shots, few_shot_samples, untrained_parts
@@ -85,6 +88,8 @@ class Assessment:
 def assess(recipe: Recipe, pilot: str | None = None) -> Assessment:
     """Assess whether synthetic images are expected to help on a dataset, without generating an image.
 
+    The gains of a dataset that is part of the gain map are predicted from the other datasets.
+
     Args:
         recipe: recipe with a single dataset; its `dataset` and `backbone` sections are used.
         pilot: folder of a finished study with 1 to 4 images per class on the same dataset and CLIP model, evaluated on
@@ -103,6 +108,8 @@ def assess(recipe: Recipe, pilot: str | None = None) -> Assessment:
     """
     measured = measure(recipe)
     table = gain_prediction.installed_map()
+    if table is not None:
+        table = gain_prediction.without_dataset(table, name_in_map(recipe.dataset))
     expected = () if table is None else gain_prediction.predict(table, measured.name_knowledge)
     return replace(
         measured,
@@ -111,6 +118,18 @@ def assess(recipe: Recipe, pilot: str | None = None) -> Assessment:
         reason=None if expected else gain_prediction.reason_without(table, measured.name_knowledge),
         pilot=_pilot(recipe, pilot),
     )
+
+
+def name_in_map(dataset: DatasetSettings) -> str:
+    """Return the name of a dataset in the gain map: `suite/name`, or the name of a benchmark dataset.
+
+    For a path, these are the last two folders, so a copy of a dataset in the map has the same name.
+    """
+    name = dataset.name.rstrip("/")
+    if is_dataset_name(name):
+        return name
+    url = absolute(name if dataset.root is None else storage.join(dataset.root, name))
+    return "/".join(url.rstrip("/").split("/")[-2:])
 
 
 def measure(recipe: Recipe) -> Assessment:

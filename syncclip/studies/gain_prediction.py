@@ -85,10 +85,17 @@ def installed_map() -> pd.DataFrame | None:
     return pd.read_csv(MAP) if MAP.exists() else None
 
 
+def without_dataset(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
+    """Return the map without the rows of a dataset (see `assess.name_in_map`), whose own gains must not be used."""
+    return table[table["dataset"] != dataset]
+
+
 def reason_without(table: pd.DataFrame | None, name_knowledge: float) -> str:
     """Return the reason why `predict` returns no gain at this name knowledge."""
     if table is None:
         return "no gain map is installed"
+    if table.empty:
+        return "the gain map contains no other dataset"
     if _covers(table, name_knowledge):
         return "the gain map contains too few datasets"
     low, high = table["name_knowledge"].min(), table["name_knowledge"].max()

@@ -13,7 +13,7 @@ from scripts import gain_map
 from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.studies import outputs, run
-from syncclip.studies.assess import measure
+from syncclip.studies.assess import measure, name_in_map
 from syncclip.studies.gain_prediction import COLUMNS, KEYS
 from tests.studies.synthetic_map import CONFIGURATIONS, DATASETS, LEVELS, synthetic_map
 from tests.worlds.rewritten import rewrite_table
@@ -54,12 +54,15 @@ def test_gains_are_those_of_each_dataset(level: Path, world: Path) -> None:
     means = accuracies(level)
     assert len(rows) == 2 * 2 * 2, "datasets, configurations with synthetic images, numbers of images"
     for row in rows:
-        number, n = MEMBERS.index(str(row["dataset"])), row["images_per_class"]
+        suite, _, member = str(row["dataset"]).partition("/")
+        number, n = MEMBERS.index(member), row["images_per_class"]
         ours = means[number, row["configuration"], n]
         assert row["over_real"] == pytest.approx(ours - means[number, "ivlp-real", 0])
         assert row["over_zero_shot"] == pytest.approx(ours - means[number, "zeroshot", 0])
         assert row["real_only"] == "ivlp-real" and float(str(row["over_real_se"])) > 0
-        measured = measure(study_recipe(world, f"dataset.name={world}/suite/{row['dataset']}", "study.seeds=[1]"))
+        own = study_recipe(world, f"dataset.name={world}/suite/{member}", "study.seeds=[1]")
+        measured = measure(own)
+        assert suite == "suite" and row["dataset"] == name_in_map(own.dataset)
         assert (row["name_knowledge"], row["zero_shot"]) == (measured.name_knowledge, measured.zero_shot)
         assert set(row) == set(COLUMNS)
 

@@ -7,10 +7,12 @@ import math
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from syncclip.core.settings import UserError
 from syncclip.datasets import loading
+from syncclip.datasets.dataset import DatasetSettings
 from syncclip.recipe.recipe import Recipe
 from syncclip.shards.reader import ImageSet
 from syncclip.studies import assess as assessing
@@ -95,6 +97,33 @@ def test_gains_are_predicted_at_the_measured_name_knowledge(recipe: Recipe, inst
     assert assessment.recommended is not None and assessment.recommended.configuration == "class-vectors"
     expected = {(gain.configuration, gain.images_per_class): gain.over_real.estimate for gain in assessment.expected}
     assert expected["class-vectors", 16] == pytest.approx(6 * 16 / 17, abs=0.5)
+
+
+def test_the_gains_of_the_dataset_itself_are_left_out(recipe: Recipe, installed: Path) -> None:
+    table = synthetic_map(1, between=0.1, within=0.1)
+    table["name_knowledge"] += measure(recipe).name_knowledge - 0.5
+    own = table[table["dataset"] == "travel"].assign(dataset=assessing.name_in_map(recipe.dataset))
+    table.to_csv(installed, index=False)
+    before = assess(recipe).expected
+    own[["over_real", "over_zero_shot"]] += 50
+    pd.concat([table, own]).to_csv(installed, index=False)
+    assert assess(recipe).expected == before
+    own.to_csv(installed, index=False)
+    assert assess(recipe).reason == "the gain map contains no other dataset"
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"name": "icons/travel"}, "icons/travel"),
+        ({"name": "caltech101", "root": "/data"}, "caltech101"),
+        ({"name": "/data/icons/travel/"}, "icons/travel"),
+        ({"name": "travel", "root": "/data/icons"}, "icons/travel"),
+        ({"name": "s3://bucket/icons/travel"}, "icons/travel"),
+    ],
+)
+def test_a_dataset_has_one_name_in_the_map(values: dict[str, str], expected: str) -> None:
+    assert assessing.name_in_map(DatasetSettings.model_validate(values)) == expected
 
 
 def test_name_knowledge_outside_the_map_has_no_prediction(recipe: Recipe, installed: Path) -> None:
