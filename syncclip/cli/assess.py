@@ -189,6 +189,8 @@ def _measured(assessment: Assessment) -> Iterator[str]:
     yield f"  {'zero-shot (class names)':<36}{a.zero_shot:6.1f} %"
     yield f"  {'class means (images), leave-one-out':<36}{a.class_means:6.1f} %"
     yield f"  {'name knowledge (ratio)':<36}{a.name_knowledge:6.2f}"
+    if a.map_knowledge is not None and a.map_knowledge != a.name_knowledge:
+        yield f"  {f'with {a.map_shots} shots, as in the gain map':<36}{a.map_knowledge:6.2f}"
     yield f"most similar class names (cosine): {_pairs(a.similar, '.2f', '')}"
     if a.confused:
         yield f"most confused by zero-shot CLIP: {_pairs(a.confused, '.0f', ' %')}"

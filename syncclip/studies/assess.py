@@ -13,7 +13,8 @@ import numpy as np
 
 from syncclip import storage
 from syncclip.core.settings import UserError
-from syncclip.datasets import Dataset
+from syncclip.core.text import counted
+from syncclip.datasets import Dataset, load_dataset
 from syncclip.datasets.dataset import DatasetSettings
 from syncclip.datasets.loading import is_dataset_name
 from syncclip.evaluation.metrics import Number
@@ -34,6 +35,7 @@ PAIRS = 5
 LIMITS = (
     "The gain map was measured on drawings, with one family of small CLIP models; gains on photographs may differ.",
     "All images are from the bundled generator; a generator that does not know the classes gains less.",
+    "All gains and name knowledge are for one number of shots; gains with other numbers of shots may differ.",
     "An interval is for one method; the best of several methods is likely to gain less than predicted.",
 )
 """What the gain map cannot predict."""
@@ -59,6 +61,9 @@ class Assessment:
         zero_shot, class_means, name_knowledge: see `DatasetKnowledge`; base classes are the candidates.
         similar: pairs of classes (base or novel) with the most similar text features.
         confused: pairs of base classes whose few-shot images zero-shot CLIP confuses most often.
+        map_shots: number of shots of the gain map, with which name knowledge is measured for predictions; None without
+            prediction.
+        map_knowledge: name knowledge with `map_shots`.
         expected: expected gains of each configuration and number of images; empty without a prediction.
         recommended: recommended configuration with the smallest sufficient number of images.
         reason: reason why there is no prediction; None if there is one.
@@ -77,6 +82,8 @@ class Assessment:
     name_knowledge: Number
     similar: tuple[ClassPair, ...]
     confused: tuple[ClassPair, ...]
+    map_shots: int | None = None
+    map_knowledge: Number | None = None
     expected: tuple[ExpectedGain, ...] = ()
     recommended: ExpectedGain | None = None
     reason: str | None = None
@@ -88,7 +95,9 @@ class Assessment:
 def assess(recipe: Recipe, pilot: str | None = None) -> Assessment:
     """Assess whether synthetic images are expected to help on a dataset, without generating an image.
 
-    The gains of a dataset that is part of the gain map are predicted from the other datasets.
+    The gains of a dataset that is part of the gain map are predicted from the other datasets. Predictions use name
+    knowledge that was measured with the number of shots of the gain map, because the ratio depends on it; a dataset
+    with fewer training images has no prediction.
 
     Args:
         recipe: recipe with a single dataset; its `dataset` and `backbone` sections are used.
@@ -107,17 +116,42 @@ def assess(recipe: Recipe, pilot: str | None = None) -> Assessment:
         True
     """
     measured = measure(recipe)
+    return replace(_predicted(recipe, measured), pilot=_pilot(recipe, pilot))
+
+
+def _predicted(recipe: Recipe, measured: Assessment) -> Assessment:
+    """Add the expected gains to measured values, or the reason why there are none."""
     table = gain_prediction.installed_map()
-    if table is not None:
-        table = gain_prediction.without_dataset(table, name_in_map(recipe.dataset))
-    expected = () if table is None else gain_prediction.predict(table, measured.name_knowledge)
+    if table is None or table.empty:
+        return replace(measured, reason=gain_prediction.reason_without(None, measured.name_knowledge))
+    shots = gain_prediction.shots_of(table)
+    if (available := _fewest_images(load_dataset(recipe.dataset))) < shots:
+        return replace(
+            measured,
+            reason=f"the gain map was measured with {counted(shots, 'shot')}, but a base class has only "
+            f"{counted(available, 'training image')}",
+        )
+    try:
+        same = shots == recipe.dataset.shots
+        knowledge = (measured if same else measure(recipe.with_values({"dataset.shots": shots}))).name_knowledge
+    except UserError as error:  # a dataset packed with fewer shots
+        return replace(measured, reason=f"name knowledge with the gain map's {counted(shots, 'shot')}: {error}")
+    table = gain_prediction.without_dataset(table, name_in_map(recipe.dataset))
+    expected = gain_prediction.predict(table, knowledge)
     return replace(
         measured,
+        map_shots=shots,
+        map_knowledge=knowledge,
         expected=expected,
         recommended=gain_prediction.recommend(expected),
-        reason=None if expected else gain_prediction.reason_without(table, measured.name_knowledge),
-        pilot=_pilot(recipe, pilot),
+        reason=None if expected else gain_prediction.reason_without(table, knowledge),
     )
+
+
+def _fewest_images(dataset: Dataset) -> int:
+    """Return the number of training images of the base class that has the fewest."""
+    labels = dataset.split("train").labels if dataset.whole_train is None else dataset.whole_train
+    return int(np.bincount(labels, minlength=len(dataset.classnames))[dataset.base].min())
 
 
 def name_in_map(dataset: DatasetSettings) -> str:

@@ -31,11 +31,13 @@ KEYS = ("level", "dataset", "configuration", "images_per_class")
 COLUMNS = (
     *KEYS,
     "real_only",
+    "shots",
     "name_knowledge",
     "zero_shot",
     *(f"{name}{end}" for name in TARGETS for end in ("", "_se")),
 )
-"""Columns of the map. `real_only` is the baseline of `over_real`; `zero_shot` is the accuracy on shots in per cent."""
+"""Columns of the map. `real_only` is the baseline of `over_real`; `shots` is the number of real images per base class,
+the same in all rows, with which name knowledge was measured; `zero_shot` is the accuracy on shots in per cent."""
 
 HELD_OUT_COLUMNS = ("left_out", "target", *KEYS, "observed", "observed_se", "predicted", "low", "high", "covered")
 
@@ -83,6 +85,11 @@ def real_only_baseline(evidence: Evidence, configuration: Configuration) -> Conf
 def installed_map() -> pd.DataFrame | None:
     """Read the map in the package; return None if the package contains no map."""
     return pd.read_csv(MAP) if MAP.exists() else None
+
+
+def shots_of(table: pd.DataFrame) -> int:
+    """Return the number of real images per base class with which the map was measured."""
+    return int(table["shots"].iloc[0])
 
 
 def without_dataset(table: pd.DataFrame, dataset: str) -> pd.DataFrame:

@@ -111,6 +111,12 @@ def test_a_pilot_without_increment_or_extrapolation_is_explained() -> None:
     )
 
 
+def test_name_knowledge_with_the_shots_of_the_map_is_printed() -> None:
+    other = replace(predicted(GAIN), map_shots=16, map_knowledge=0.625)
+    assert "with 16 shots, as in the gain map 0.62" in joined(other)
+    assert "as in the gain map" not in joined(replace(other, map_knowledge=MEASURED.name_knowledge))
+
+
 def test_limits_of_the_map_and_of_a_pilot_are_printed() -> None:
     printed = " ".join(lines(replace(predicted(GAIN), pilot=PILOT), "birds.yaml"))
     assert "measured on drawings" in printed

@@ -12,6 +12,7 @@ import pytest
 from scripts import gain_map
 from syncclip import storage
 from syncclip.core.settings import UserError
+from syncclip.recipe.recipe import Recipe
 from syncclip.studies import outputs, run
 from syncclip.studies.assess import measure, name_in_map
 from syncclip.studies.gain_prediction import COLUMNS, KEYS
@@ -64,7 +65,7 @@ def test_gains_are_those_of_each_dataset(level: Path, world: Path) -> None:
         measured = measure(own)
         assert suite == "suite" and row["dataset"] == name_in_map(own.dataset)
         assert (row["name_knowledge"], row["zero_shot"]) == (measured.name_knowledge, measured.zero_shot)
-        assert set(row) == set(COLUMNS)
+        assert set(row) == set(COLUMNS) and row["shots"] == 2
 
 
 def test_only_the_outermost_studies_are_levels(level: Path) -> None:
@@ -81,6 +82,28 @@ def test_a_study_without_real_images_only_is_an_error(tmp_path: Path, monkeypatc
     monkeypatch.setattr(gain_map, "studies", lambda folder: {"few": folder})
     monkeypatch.setattr(gain_map, "rows", lambda *_: iter(()))
     with pytest.raises(UserError, match="no study compares synthetic images with a configuration on real images only"):
+        gain_map.derive(tmp_path, tmp_path / "map.csv")
+
+
+def test_configurations_with_other_shots_are_omitted(level: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = gain_map.Recipe.load
+
+    def changed(*args: object, **options: object) -> Recipe:
+        recipe = load(*args, **options)  # type: ignore[arg-type]
+        configurations = [each.model_dump(mode="json") for each in recipe.study.configurations]
+        configurations[2]["overrides"]["dataset.shots"] = 1
+        return recipe.with_values({"study.configurations": configurations})
+
+    monkeypatch.setattr(gain_map.Recipe, "load", changed)
+    assert {row["configuration"] for row in gain_map.rows("few", level)} == {"syncclip-both"}
+
+
+def test_studies_with_different_shots_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = synthetic_map(1, numbers=(4,))
+    monkeypatch.setattr(gain_map, "studies", lambda folder: {"few": folder, "many": folder})
+    shots = {"few": 2, "many": 16}
+    monkeypatch.setattr(gain_map, "rows", lambda level, _: table.assign(shots=shots[level]).to_dict("records"))
+    with pytest.raises(UserError, match=r"different dataset.shots \(2, 16\), but the gain map requires one"):
         gain_map.derive(tmp_path, tmp_path / "map.csv")
 
 

@@ -126,6 +126,27 @@ def test_a_dataset_has_one_name_in_the_map(values: dict[str, str], expected: str
     assert assessing.name_in_map(DatasetSettings.model_validate(values)) == expected
 
 
+def test_name_knowledge_is_measured_with_the_shots_of_the_map(recipe: Recipe, installed: Path) -> None:
+    table, with_two = synthetic_map(1).assign(shots=2), recipe.with_values({"dataset.shots": 2})
+    table["name_knowledge"] += measure(recipe).name_knowledge - 0.5
+    table.to_csv(installed, index=False)
+    assessment = assess(recipe)
+    assert assessment.name_knowledge == measure(recipe).name_knowledge != measure(with_two).name_knowledge
+    assert (assessment.map_shots, assessment.map_knowledge) == (2, measure(with_two).name_knowledge)
+    assert assessment.expected == assess(with_two).expected != ()
+
+
+def test_a_dataset_with_fewer_images_than_the_shots_of_the_map_has_no_prediction(
+    recipe: Recipe, installed: Path
+) -> None:
+    table = synthetic_map(1).assign(shots=5)
+    table["name_knowledge"] += measure(recipe).name_knowledge - 0.5
+    table.to_csv(installed, index=False)
+    assessment = assess(recipe)
+    assert assessment.expected == () and assessment.map_knowledge is None
+    assert assessment.reason == ("the gain map was measured with 5 shots, but a base class has only 4 training images")
+
+
 def test_name_knowledge_outside_the_map_has_no_prediction(recipe: Recipe, installed: Path) -> None:
     table = synthetic_map(2)
     table["name_knowledge"] += 10
