@@ -46,14 +46,14 @@ def rows(level: str, study: Path) -> Iterator[dict[str, object]]:
     owner = storage.read_owner(str(study / outputs.STATE))
     recipe = Recipe.load(str(study / outputs.RECIPE), own=False)
     settings = recipe.study
-    evidence = predictions.read(str(study), settings.configurations, owner)
+    evidence = predictions.read(str(study), settings.evaluated, owner)
     zero_shot = next((configuration for configuration in settings.configurations if not configuration.trained), None)
     if zero_shot is None:
         raise UserError(f"{study}: the study has no zero-shot configuration; run a study with {{method: zeroshot}}")
     for number, part in enumerate(by_dataset(recipe).values()):
         measured, shots = measure(part), part.dataset.shots
         cells = {key: (outcomes[number],) for key, outcomes in evidence.cells.items()}
-        configurations = [each for each in settings.configurations if int(each.overrides.get(SHOTS, shots)) == shots]
+        configurations = [each for each in settings.evaluated if int(each.overrides.get(SHOTS, shots)) == shots]
         own = Evidence(configurations, cells)
         for configuration in configurations:
             real_only = real_only_baseline(own, configuration) if configuration.synthetic else None

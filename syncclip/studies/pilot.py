@@ -100,7 +100,7 @@ def read_pilot(url: str, recipe: Recipe | None = None) -> Pilot:
             f"synthetic images; run a pilot on validation images with `{pilot_command('RECIPE')}`"
         )
     settings = of_pilot.study
-    evidence = predictions.read(url, settings.configurations, owner)
+    evidence = predictions.read(url, settings.evaluated, owner)
     reference = settings.reference_configuration
     points = [(configuration, n) for configuration, n in evidence.points(reference) if n]
     real_only = real_only_baseline(evidence, reference)

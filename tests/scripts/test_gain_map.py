@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.recipe.recipe import Recipe
 from syncclip.studies import outputs, run
+from syncclip.studies.analysis import Evidence
 from syncclip.studies.assess import measure, name_in_map
 from syncclip.studies.gain_prediction import COLUMNS, KEYS
 from tests.studies.synthetic_map import CONFIGURATIONS, DATASETS, LEVELS, synthetic_map
@@ -83,6 +85,27 @@ def test_a_study_without_real_images_only_is_an_error(tmp_path: Path, monkeypatc
     monkeypatch.setattr(gain_map, "rows", lambda *_: iter(()))
     with pytest.raises(UserError, match="no study compares synthetic images with a configuration on real images only"):
         gain_map.derive(tmp_path, tmp_path / "map.csv")
+
+
+def test_test_domains_are_in_the_map(level: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load, read = gain_map.Recipe.load, gain_map.predictions.read
+
+    def with_domain(*args: object, **options: object) -> Recipe:
+        recipe = load(*args, **options)  # type: ignore[arg-type]
+        configurations = [each.model_dump(mode="json") for each in recipe.study.configurations]
+        configurations[3]["test_domains"] = ["both"]
+        return recipe.with_values({"study.configurations": configurations})
+
+    def with_copies(*args: object) -> Evidence:
+        evidence = read(*args)  # type: ignore[arg-type]
+        copies = {("syncclip-both@both", *key[1:]): cell for key, cell in evidence.cells.items() if "sync" in key[0]}
+        return replace(evidence, cells={**evidence.cells, **copies})
+
+    monkeypatch.setattr(gain_map.Recipe, "load", with_domain)
+    monkeypatch.setattr(gain_map.predictions, "read", with_copies)
+    rows = pd.DataFrame(gain_map.rows("few", level)).set_index("configuration")
+    gains = [rows.loc[name, "over_real"].tolist() for name in ("syncclip-both", "syncclip-both@both")]
+    assert len(gains[1]) == 2 * 2 and gains[0] == gains[1]
 
 
 def test_configurations_with_other_shots_are_omitted(level: Path, monkeypatch: pytest.MonkeyPatch) -> None:
