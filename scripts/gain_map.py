@@ -1,10 +1,10 @@
 """Derive the gain map of `syncclip assess` from published studies, and evaluate its predictions.
 
 `python -m scripts.gain_map MAPDIR` reads every study in MAPDIR, such as the folder of a study with `study.pretrained`:
-one study per CLIP model (level), each on the same datasets, with zero-shot CLIP, a configuration on real images only,
-and configurations with synthetic images. Name knowledge is measured with the study's dataset and CLIP model, as
-`assess` does. The map is written to the package, and `held_out.csv` to MAPDIR: predictions for each dataset and each
-level from the rest of the map.
+one study per CLIP model (level), each on the same datasets and with the same number of shots, with zero-shot CLIP, a
+configuration on real images only, and configurations with synthetic images. Name knowledge is measured with the study's
+dataset and CLIP model, as `assess` does. The map is written to the package, and `held_out.csv` to MAPDIR: predictions
+for each dataset and each level from the rest of the map.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import pandas as pd
 
 from syncclip import storage
 from syncclip.core.settings import UserError
-from syncclip.core.text import markdown_grid
+from syncclip.core.text import few, markdown_grid
 from syncclip.recipe.recipe import Recipe
 from syncclip.studies import outputs, predictions
-from syncclip.studies.analysis import Evidence, Point
-from syncclip.studies.assess import measure
+from syncclip.studies.analysis import SHOTS, Evidence, Point
+from syncclip.studies.assess import measure, name_in_map
 from syncclip.studies.gain_prediction import COLUMNS, MAP, METRIC, errors, held_out, real_only_baseline
 from syncclip.studies.run import by_dataset
 
@@ -39,28 +39,33 @@ def studies(folder: Path) -> dict[str, Path]:
 
 
 def rows(level: str, study: Path) -> Iterator[dict[str, object]]:
-    """Yield the rows of the map for one level."""
+    """Yield the rows of the map for one level.
+
+    Configurations whose overrides change the number of shots are omitted, because name knowledge depends on it.
+    """
     owner = storage.read_owner(str(study / outputs.STATE))
     recipe = Recipe.load(str(study / outputs.RECIPE), own=False)
     settings = recipe.study
-    evidence = predictions.read(str(study), settings.configurations, owner)
+    evidence = predictions.read(str(study), settings.evaluated, owner)
     zero_shot = next((configuration for configuration in settings.configurations if not configuration.trained), None)
     if zero_shot is None:
         raise UserError(f"{study}: the study has no zero-shot configuration; run a study with {{method: zeroshot}}")
-    for number, (name, part) in enumerate(by_dataset(recipe).items()):
-        measured = measure(part)
+    for number, part in enumerate(by_dataset(recipe).values()):
+        measured, shots = measure(part), part.dataset.shots
         cells = {key: (outcomes[number],) for key, outcomes in evidence.cells.items()}
-        own = Evidence(settings.configurations, cells)
-        for configuration in settings.configurations:
+        configurations = [each for each in settings.evaluated if int(each.overrides.get(SHOTS, shots)) == shots]
+        own = Evidence(configurations, cells)
+        for configuration in configurations:
             real_only = real_only_baseline(own, configuration) if configuration.synthetic else None
             for point in own.points(configuration) if real_only else ():
                 assert real_only is not None
                 yield {
                     "level": level,
-                    "dataset": name or measured.dataset,
+                    "dataset": name_in_map(part.dataset),
                     "configuration": configuration.name,
                     "images_per_class": point[1],
                     "real_only": real_only.name,
+                    "shots": shots,
                     "name_knowledge": measured.name_knowledge,
                     "zero_shot": measured.zero_shot,
                     **_gain(own, point, (real_only, None), "over_real", settings.resamples),
@@ -80,6 +85,11 @@ def derive(folder: Path, target: Path = MAP) -> pd.DataFrame:
     table = pd.DataFrame([row for level, study in studies(folder).items() for row in rows(level, study)])
     if table.empty:
         raise UserError(f"{folder}: no study compares synthetic images with a configuration on real images only")
+    if len(numbers := sorted(table["shots"].unique())) > 1:
+        raise UserError(
+            f"{folder}: the studies have different dataset.shots ({few(map(str, numbers))}), but the gain map requires "
+            "one; remove studies from the folder"
+        )
     table[list(COLUMNS)].to_csv(target, index=False, float_format=NUMBERS)
     predicted = held_out(pd.read_csv(target))
     predicted.to_csv(folder / HELD_OUT, index=False, float_format=NUMBERS)

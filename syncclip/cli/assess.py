@@ -40,7 +40,11 @@ def assess(
     overrides: Overrides,
     pilot: Annotated[
         str | None,
-        typer.Option("--pilot", metavar="DIR", help="Folder of a finished study with 1 to 4 images per class."),
+        typer.Option(
+            "--pilot",
+            metavar="DIR",
+            help="Finished study with 1 to 4 images per class, on validation images.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -135,24 +139,46 @@ def _conclusion(assessment: Assessment, source: str) -> Iterator[str]:
     if gain is not None and min(gain.over_real.low, gain.over_zero_shot.low) <= 0:
         yield "An interval includes zero: confirm the gain with a pilot before a large study."
     if assessment.pilot is None and (gain is not None or not assessment.expected):
-        study = f"`syncclip study {source} 'study.images_per_class=[1,4]'`"
-        yield f"Next: {study if _is_recipe(source) else f'`syncclip init {source}`, and a pilot'}, then assess again."
+        yield from _next_step(source, assessment.validation)
+
+
+def _next_step(source: str, validation: bool) -> Iterator[str]:
+    from syncclip.studies.pilot import OUT, pilot_command
+
+    if not _is_recipe(source):
+        yield f"Next: `syncclip init {source}`, then assess the recipe."
+        return
+    without = "" if validation else " (on test images, because the dataset has no validation split)"
+    yield f"Next: `{pilot_command(source, validation)}`{without}, then `syncclip assess {source} --pilot {OUT}`."
 
 
 def _of_pilot(pilot: Pilot) -> Iterator[str]:
     from syncclip.studies.gain_prediction import described
 
     images = counted(pilot.images_per_class, "image")
-    yield (
-        f"Pilot: {pilot.verdict}. {pilot.configuration} with {images} per class gained {described(pilot.measured)} "
-        f"over {pilot.real_only}; {pilot.limit} images per class are expected to add {described(pilot.additional)}."
-    )
+    gained = f"{pilot.configuration} with {images} per class gained {described(pilot.measured)} over {pilot.real_only}"
+    if pilot.additional is None:
+        yield f"Pilot: {pilot.verdict}. {gained}. No extrapolation to more images: {pilot.reason}."
+    else:
+        more = f"{pilot.limit} images per class are expected to add {described(pilot.additional)}"
+        yield f"Pilot: {pilot.verdict}. {gained}; {more}."
+    if len(pilot.measured_at) == 1:
+        yield (
+            "A single number of images cannot show whether more images help; run a pilot with at least two, such as "
+            "study.images_per_class=[1,4]."
+        )
+    if pilot.split != "val":
+        yield (
+            f"The pilot read {pilot.split} images, because the dataset has no validation split: after a decision based "
+            f"on it, accuracies on the {pilot.split} split are optimistic."
+        )
     seeds = (
         " The interval does not include the variation between seeds, because the pilot has one."
         if pilot.seeds == 1
         else ""
     )
-    yield f"The pilot does not support conclusions beyond {pilot.limit} images per class.{seeds}"
+    limit = pilot.images_per_class if pilot.additional is None else pilot.limit
+    yield f"The pilot does not support conclusions beyond {limit} images per class.{seeds}"
 
 
 def _measured(assessment: Assessment) -> Iterator[str]:
@@ -163,6 +189,8 @@ def _measured(assessment: Assessment) -> Iterator[str]:
     yield f"  {'zero-shot (class names)':<36}{a.zero_shot:6.1f} %"
     yield f"  {'class means (images), leave-one-out':<36}{a.class_means:6.1f} %"
     yield f"  {'name knowledge (ratio)':<36}{a.name_knowledge:6.2f}"
+    if a.map_knowledge is not None and a.map_knowledge != a.name_knowledge:
+        yield f"  {f'with {a.map_shots} shots, as in the gain map':<36}{a.map_knowledge:6.2f}"
     yield f"most similar class names (cosine): {_pairs(a.similar, '.2f', '')}"
     if a.confused:
         yield f"most confused by zero-shot CLIP: {_pairs(a.confused, '.0f', ' %')}"

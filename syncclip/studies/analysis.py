@@ -213,26 +213,20 @@ def data_efficiency(
             if images_per_hour and len(each.amounts) >= MIN_AMOUNTS
         },
         exchange=exchanges(evidence, settings, shots),
-        gap_closed=gaps_closed(evidence, settings),
+        gap_closed=gaps_closed(evidence, settings, shots),
     )
 
 
-def gaps_closed(evidence: Evidence, settings: StudySettings) -> dict[str, GapClosed]:
+def gaps_closed(evidence: Evidence, settings: StudySettings, shots: int) -> dict[str, GapClosed]:
     """Compute the share of the gap that the reference configuration closes, by metric, with intervals over classes.
 
     The gap lies between the reference's counterpart without synthetic images (see `origin`) and the upper bound of the
-    same method. The result is empty if one of them is missing.
+    same method with the same number of shots, preferably with the same overrides. The result is empty if one of them is
+    missing. `shots` is the number of shots of configurations that do not override `dataset.shots`.
     """
     reference = settings.reference_configuration
     start = origin(evidence, reference) if reference.synthetic and reference.real else None
-    upper_bound = next(
-        (
-            other
-            for other in evidence.configurations
-            if start is not None and (other.method, other.data) == (start.method, "all_real") and evidence.points(other)
-        ),
-        None,
-    )
+    upper_bound = _upper_bound(evidence, start, shots) if start is not None else None
     points = evidence.points(reference)
     if start is None or upper_bound is None or not points:
         return {}
@@ -242,6 +236,22 @@ def gaps_closed(evidence: Evidence, settings: StudySettings) -> dict[str, GapClo
         metric: gap_closed(start.name, upper_bound.name, each, settings.confidence_level)
         for metric, each in over.items()
     }
+
+
+def _upper_bound(evidence: Evidence, start: Configuration, shots: int) -> Configuration | None:
+    """Find the upper bound of a configuration on real images only: the same method and shots, on all real images."""
+
+    def key(configuration: Configuration) -> tuple[str, int]:
+        return configuration.method, int(configuration.overrides.get(SHOTS, shots))
+
+    matches = [
+        other
+        for other in evidence.configurations
+        if other.data == "all_real" and key(other) == key(start) and evidence.points(other)
+    ]
+    default = {SHOTS: shots}
+    same = (other for other in matches if default | other.overrides == default | start.overrides)
+    return next(same, matches[0] if matches else None)
 
 
 def exchanges(evidence: Evidence, settings: StudySettings, shots: int) -> dict[str, tuple[Exchange, ...]]:

@@ -1,6 +1,7 @@
 """Assess a dataset and a CLIP model before any image is generated: name knowledge, expected gain and advice.
 
-All measurements use the few-shot images of the base classes and the class names; no test image is read.
+All measurements use the few-shot images of the base classes and the class names; no test image is read. A pilot is
+evaluated on validation images; only for a dataset without validation split, a given pilot may use test images.
 """
 
 from __future__ import annotations
@@ -12,15 +13,19 @@ import numpy as np
 
 from syncclip import storage
 from syncclip.core.settings import UserError
-from syncclip.datasets import Dataset
+from syncclip.core.text import counted
+from syncclip.datasets import Dataset, load_dataset
+from syncclip.datasets.dataset import DatasetSettings
+from syncclip.datasets.loading import is_dataset_name
 from syncclip.evaluation.metrics import Number
 from syncclip.evaluation.name_knowledge import NameKnowledge, name_knowledge
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.classes import clip_of
+from syncclip.storage.urls import absolute
 from syncclip.studies import gain_prediction, outputs
 from syncclip.studies.gain_prediction import ExpectedGain
 from syncclip.studies.name_knowledge import encode_shots, few_shot_samples, untrained_parts
-from syncclip.studies.pilot import Pilot, read_pilot
+from syncclip.studies.pilot import SPLIT, Pilot, read_pilot
 from syncclip.studies.run import folder_of
 from syncclip.studies.statistics.bootstrap import Floats
 
@@ -30,6 +35,7 @@ PAIRS = 5
 LIMITS = (
     "The gain map was measured on drawings, with one family of small CLIP models; gains on photographs may differ.",
     "All images are from the bundled generator; a generator that does not know the classes gains less.",
+    "All gains and name knowledge are for one number of shots; gains with other numbers of shots may differ.",
     "An interval is for one method; the best of several methods is likely to gain less than predicted.",
 )
 """What the gain map cannot predict."""
@@ -55,10 +61,14 @@ class Assessment:
         zero_shot, class_means, name_knowledge: see `DatasetKnowledge`; base classes are the candidates.
         similar: pairs of classes (base or novel) with the most similar text features.
         confused: pairs of base classes whose few-shot images zero-shot CLIP confuses most often.
+        map_shots: number of shots of the gain map, with which name knowledge is measured for predictions; None without
+            prediction.
+        map_knowledge: name knowledge with `map_shots`.
         expected: expected gains of each configuration and number of images; empty without a prediction.
         recommended: recommended configuration with the smallest sufficient number of images.
         reason: reason why there is no prediction; None if there is one.
         pilot: result of a pilot study with real measurements.
+        validation: whether the dataset has a validation split, on which a pilot can be evaluated.
     """
 
     dataset: str
@@ -72,20 +82,28 @@ class Assessment:
     name_knowledge: Number
     similar: tuple[ClassPair, ...]
     confused: tuple[ClassPair, ...]
+    map_shots: int | None = None
+    map_knowledge: Number | None = None
     expected: tuple[ExpectedGain, ...] = ()
     recommended: ExpectedGain | None = None
     reason: str | None = None
     pilot: Pilot | None = None
+    validation: bool = True
     limits: tuple[str, ...] = field(default=LIMITS)
 
 
 def assess(recipe: Recipe, pilot: str | None = None) -> Assessment:
     """Assess whether synthetic images are expected to help on a dataset, without generating an image.
 
+    The gains of a dataset that is part of the gain map are predicted from the other datasets. Predictions use name
+    knowledge that was measured with the number of shots of the gain map, because the ratio depends on it; a dataset
+    with fewer training images has no prediction.
+
     Args:
         recipe: recipe with a single dataset; its `dataset` and `backbone` sections are used.
-        pilot: folder of a finished study with 1 to 4 images per class on the same dataset and CLIP model; default: the
-            recipe's own study folder, if it contains such a study.
+        pilot: folder of a finished study with 1 to 4 images per class on the same dataset and CLIP model, evaluated on
+            validation images (`evaluation.split=val`), or on test images if the dataset has no validation split;
+            default: the recipe's own study folder, if it contains such a study evaluated on validation images.
 
     Raises:
         UserError: the dataset has no training images, fewer than 2 base classes or only one image per base class; the
@@ -98,15 +116,54 @@ def assess(recipe: Recipe, pilot: str | None = None) -> Assessment:
         True
     """
     measured = measure(recipe)
+    return replace(_predicted(recipe, measured), pilot=_pilot(recipe, pilot))
+
+
+def _predicted(recipe: Recipe, measured: Assessment) -> Assessment:
+    """Add the expected gains to measured values, or the reason why there are none."""
     table = gain_prediction.installed_map()
-    expected = () if table is None else gain_prediction.predict(table, measured.name_knowledge)
+    if table is None or table.empty:
+        return replace(measured, reason=gain_prediction.reason_without(None, measured.name_knowledge))
+    shots = gain_prediction.shots_of(table)
+    if (available := _fewest_images(load_dataset(recipe.dataset))) < shots:
+        return replace(
+            measured,
+            reason=f"the gain map was measured with {counted(shots, 'shot')}, but a base class has only "
+            f"{counted(available, 'training image')}",
+        )
+    try:
+        same = shots == recipe.dataset.shots
+        knowledge = (measured if same else measure(recipe.with_values({"dataset.shots": shots}))).name_knowledge
+    except UserError as error:  # a dataset packed with fewer shots
+        return replace(measured, reason=f"name knowledge with the gain map's {counted(shots, 'shot')}: {error}")
+    table = gain_prediction.without_dataset(table, name_in_map(recipe.dataset))
+    expected = gain_prediction.predict(table, knowledge)
     return replace(
         measured,
+        map_shots=shots,
+        map_knowledge=knowledge,
         expected=expected,
         recommended=gain_prediction.recommend(expected),
-        reason=None if expected else gain_prediction.reason_without(table, measured.name_knowledge),
-        pilot=_pilot(recipe, pilot),
+        reason=None if expected else gain_prediction.reason_without(table, knowledge),
     )
+
+
+def _fewest_images(dataset: Dataset) -> int:
+    """Return the number of training images of the base class that has the fewest."""
+    labels = dataset.split("train").labels if dataset.whole_train is None else dataset.whole_train
+    return int(np.bincount(labels, minlength=len(dataset.classnames))[dataset.base].min())
+
+
+def name_in_map(dataset: DatasetSettings) -> str:
+    """Return the name of a dataset in the gain map: `suite/name`, or the name of a benchmark dataset.
+
+    For a path, these are the last two folders, so a copy of a dataset in the map has the same name.
+    """
+    name = dataset.name.rstrip("/")
+    if is_dataset_name(name):
+        return name
+    url = absolute(name if dataset.root is None else storage.join(dataset.root, name))
+    return "/".join(url.rstrip("/").split("/")[-2:])
 
 
 def measure(recipe: Recipe) -> Assessment:
@@ -137,6 +194,7 @@ def measure(recipe: Recipe) -> Assessment:
         name_knowledge=knowledge.ratio,
         similar=_similar(dataset, shots.texts),
         confused=_confused(dataset, name_knowledge(shots.features, shots.labels, shots.texts)),
+        validation=SPLIT in dataset.splits,
     )
 
 
@@ -158,11 +216,12 @@ def _confused(dataset: Dataset, knowledge: NameKnowledge) -> tuple[ClassPair, ..
 
 
 def _pilot(recipe: Recipe, url: str | None) -> Pilot | None:
-    """Read the given pilot, or else a suitable study in the recipe's own folder."""
+    """Read the given pilot, or else a suitable study in the recipe's own folder that used validation images."""
     if url is not None:
         return read_pilot(url, recipe)
     own = folder_of(recipe)
-    if storage.exists(storage.join(own, outputs.STATE)):
+    path = storage.join(own, outputs.STATE)
+    if storage.exists(path) and outputs.read_json(path).get("split") == SPLIT:
         with suppress(UserError):  # an unfinished, larger or different study
             return read_pilot(own, recipe)
     return None

@@ -31,13 +31,20 @@ KEYS = ("level", "dataset", "configuration", "images_per_class")
 COLUMNS = (
     *KEYS,
     "real_only",
+    "shots",
     "name_knowledge",
     "zero_shot",
     *(f"{name}{end}" for name in TARGETS for end in ("", "_se")),
 )
-"""Columns of the map. `real_only` is the baseline of `over_real`; `zero_shot` is the accuracy on shots in per cent."""
+"""Columns of the map. `real_only` is the baseline of `over_real`; `shots` is the number of real images per base class,
+the same in all rows, with which name knowledge was measured; `zero_shot` is the accuracy on shots in per cent."""
 
-HELD_OUT_COLUMNS = ("left_out", "target", *KEYS, "observed", "observed_se", "predicted", "low", "high", "covered")
+HELD_OUT_COLUMNS = (
+    *("left_out", "target", *KEYS, "observed", "observed_se"),
+    *("predicted", "low", "high", "covered", "constant"),
+)
+ALL_CONFIGURATIONS = "all configurations"
+"""Value of the column `configuration` in the rows of `errors` that summarise all configurations."""
 
 SMALL = 1.0
 """Gain in points that is too small to generate more images for."""
@@ -85,10 +92,22 @@ def installed_map() -> pd.DataFrame | None:
     return pd.read_csv(MAP) if MAP.exists() else None
 
 
+def shots_of(table: pd.DataFrame) -> int:
+    """Return the number of real images per base class with which the map was measured."""
+    return int(table["shots"].iloc[0])
+
+
+def without_dataset(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
+    """Return the map without the rows of a dataset (see `assess.name_in_map`), whose own gains must not be used."""
+    return table[table["dataset"] != dataset]
+
+
 def reason_without(table: pd.DataFrame | None, name_knowledge: float) -> str:
     """Return the reason why `predict` returns no gain at this name knowledge."""
     if table is None:
         return "no gain map is installed"
+    if table.empty:
+        return "the gain map contains no other dataset"
     if _covers(table, name_knowledge):
         return "the gain map contains too few datasets"
     low, high = table["name_knowledge"].min(), table["name_knowledge"].max()
@@ -154,7 +173,8 @@ def held_out(table: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
 
     Returns:
         One row per target, row of the map and kind of fold ("dataset" or "level"), with the observed and the predicted
-        gain, the prediction interval, and whether the interval contains the observed gain.
+        gain, the prediction interval, whether the interval contains the observed gain, and a constant prediction for
+        comparison: the mean gain of the datasets in the fit.
     """
     return pd.DataFrame(_held_out(table, level), columns=list(HELD_OUT_COLUMNS))
 
@@ -163,34 +183,52 @@ def _held_out(table: pd.DataFrame, level: float) -> Iterator[tuple[object, ...]]
     for _, rows in table.groupby(["configuration", "images_per_class"], sort=False):
         for fold, target in itertools.product(("dataset", "level"), TARGETS):
             for left_out in dict.fromkeys(rows[fold]):
-                if (model := _fit(rows[rows[fold] != left_out], target)) is None:
+                training = rows[rows[fold] != left_out]
+                if (model := _fit(training, target)) is None:
                     continue
+                constant = float(training.groupby("dataset")[target].mean().mean())
                 for row in rows[rows[fold] == left_out].to_dict("records"):
                     predicted, observed = model.predict(row["name_knowledge"], level), row[target]
                     keys = fold, target, *(row[key] for key in KEYS), observed, row[f"{target}_se"]
                     covered = predicted.low <= observed <= predicted.high
-                    yield *keys, predicted.estimate, predicted.low, predicted.high, covered
+                    yield *keys, predicted.estimate, predicted.low, predicted.high, covered, constant
 
 
 def errors(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Summarise `held_out` by kind of fold and target.
+    """Summarise `held_out` by kind of fold and target, over all configurations and for each configuration.
+
+    Ranks are compared within each configuration and number of images, since differences between the mean gains of
+    configurations are predicted without name knowledge.
 
     Returns:
-        Columns: number of predictions, mean absolute error in points, coverage in per cent, Spearman rank correlation
-        of observed and predicted gains, and percentage of predictions with the observed sign.
+        Columns: number of predictions, mean absolute error of the model and of the constant prediction in points,
+        coverage in per cent, mean and minimum of the Spearman rank correlations of observed and predicted gains, and
+        percentage of predictions with the observed sign.
     """
     rows = []
     for (fold, target), group in predictions.groupby(["left_out", "target"], sort=False):
-        observed, predicted = group["observed"], group["predicted"]
-        rows.append(
-            {
-                "left_out": fold,
-                "target": target,
-                "predictions": len(group),
-                "absolute_error": (observed - predicted).abs().mean(),
-                "coverage": 100 * group["covered"].mean(),
-                "rank_correlation": observed.rank().corr(predicted.rank()),
-                "same_sign": 100 * (np.sign(observed) == np.sign(predicted)).mean(),
-            }
-        )
+        parts = {ALL_CONFIGURATIONS: group, **dict(iter(group.groupby("configuration", sort=False)))}
+        rows += [
+            {"left_out": fold, "target": target, "configuration": name, **_summary(part)}
+            for name, part in parts.items()
+        ]
     return pd.DataFrame(rows)
+
+
+def _summary(group: pd.DataFrame) -> dict[str, float]:
+    """Summarise the predictions of one kind of fold and target; see `errors`."""
+    observed, predicted = group["observed"], group["predicted"]
+    correlations = [
+        rows["observed"].rank().corr(rows["predicted"].rank())
+        for _, rows in group.groupby(["configuration", "images_per_class"], sort=False)
+    ]
+    ranks = pd.Series(correlations, dtype=float)  # NaN if all gains are equal
+    return {
+        "predictions": len(group),
+        "absolute_error": (observed - predicted).abs().mean(),
+        "constant_error": (observed - group["constant"]).abs().mean(),
+        "coverage": 100 * group["covered"].mean(),
+        "rank_correlation": ranks.mean(),
+        "least_rank_correlation": ranks.min(),
+        "same_sign": 100 * (np.sign(observed) == np.sign(predicted)).mean(),
+    }

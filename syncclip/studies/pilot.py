@@ -1,4 +1,8 @@
-"""Forecast from a pilot study with few synthetic images per class: whether more images will increase accuracy."""
+"""Forecast from a pilot study with few synthetic images per class: whether more images will increase accuracy.
+
+The number of images is a hyperparameter, so a pilot is evaluated on validation images. Test images are only read if the
+dataset has no validation split.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,15 @@ import numpy as np
 from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
-from syncclip.datasets import load_dataset
+from syncclip.datasets import load_dataset, suite_of
+from syncclip.datasets.dataset import Split
 from syncclip.recipe.recipe import Recipe
+from syncclip.recipe.study import Configuration
 from syncclip.runs.classes import clip_of
 from syncclip.runs.resolve import with_absolute_paths
 from syncclip.storage.urls import absolute
 from syncclip.studies import outputs, predictions
+from syncclip.studies.analysis import Evidence, origin
 from syncclip.studies.gain_prediction import METRIC, SMALL, real_only_baseline
 from syncclip.studies.statistics.bootstrap import Floats, Interval, interval
 
@@ -27,6 +34,11 @@ EXPONENTS = (0.5, 1.0, 2.0)
 """Assumed exponents c of the remaining gain, (1 + n)^(-c). With c = 1, the remaining gain halves with each doubling of
 1 + n; the other values are the bounds of the interval."""
 
+SPLIT: Split = "val"
+"""Split on which a pilot is evaluated."""
+OUT = "runs/pilot"
+"""Folder of the pilot in printed commands."""
+
 Verdict = Literal["more images help", "more images do not help", "undecided"]
 
 
@@ -35,22 +47,28 @@ class Pilot:
     """Measured and extrapolated gains of a pilot study over training on real images only, in points of `METRIC`.
 
     Attributes:
+        split: split on which the pilot was evaluated; "test" only for a dataset without validation split.
         real_only: baseline without synthetic images.
         images_per_class: largest number of synthetic images per class in the pilot.
         measured: gain at `images_per_class`, with an interval over classes and seeds.
+        measured_at: all numbers of synthetic images per class in the pilot, ascending.
         limit: largest number of images per class to which the pilot is extrapolated.
-        additional: additional gain from `images_per_class` to `limit`.
+        additional: additional gain from `images_per_class` to `limit`; None without extrapolation.
+        reason: reason why there is no extrapolation; None if there is one.
     """
 
     url: str
+    split: str
     configuration: str
     real_only: str
     seeds: int
     images_per_class: int
+    measured_at: tuple[int, ...]
     measured: Interval
     limit: int
-    additional: Interval
+    additional: Interval | None
     verdict: Verdict
+    reason: str | None = None
 
 
 def read_pilot(url: str, recipe: Recipe | None = None) -> Pilot:
@@ -61,13 +79,13 @@ def read_pilot(url: str, recipe: Recipe | None = None) -> Pilot:
         recipe: recipe whose dataset and CLIP model the pilot must have.
 
     Raises:
-        UserError: the study is missing, unfinished, too large, has other classes or another CLIP model, or has no
-            suitable pair of configurations.
+        UserError: the study is missing, unfinished, too large, was evaluated on test images although the dataset has a
+            validation split, has other classes or another CLIP model, or has no suitable pair of configurations.
     """
     url = absolute(url)
     path = storage.join(url, outputs.STATE)
     if not storage.exists(path):
-        raise UserError(f"{url}: no study found; run a pilot with `syncclip study RECIPE study.images_per_class=[1,4]`")
+        raise UserError(f"{url}: no study found; run a pilot with `{pilot_command('RECIPE')}`")
     owner, state = storage.read_owner(path), outputs.read_json(path)
     cells = state["cells"]
     if waiting := sum(cell["status"] != "done" for cell in cells):
@@ -75,8 +93,14 @@ def read_pilot(url: str, recipe: Recipe | None = None) -> Pilot:
     of_pilot = recipe_of_pilot(url)
     if recipe is not None:
         _require_same(url, recipe, of_pilot)
+    split = str(state["split"])
+    if split != SPLIT and has_validation(of_pilot):
+        raise UserError(
+            f"{url}: the study was evaluated on the {split} split, whose images must not influence the number of "
+            f"synthetic images; run a pilot on validation images with `{pilot_command('RECIPE')}`"
+        )
     settings = of_pilot.study
-    evidence = predictions.read(url, settings.configurations, owner)
+    evidence = predictions.read(url, settings.evaluated, owner)
     reference = settings.reference_configuration
     points = [(configuration, n) for configuration, n in evidence.points(reference) if n]
     real_only = real_only_baseline(evidence, reference)
@@ -101,11 +125,53 @@ def read_pilot(url: str, recipe: Recipe | None = None) -> Pilot:
     if not np.isfinite(resampled).all():
         raise UserError(f"{url}: the base or the novel split has too few classes for an interval; use more classes")
     limit = REACH * amounts[-1]
-    additional = extrapolate(amounts, gains, resampled, limit, settings.confidence_level)
+    reason = no_extrapolation(evidence, reference)
+    additional = None if reason else extrapolate(amounts, gains, resampled, limit, settings.confidence_level)
     measured = interval(gains[-1], resampled[-1], settings.confidence_level)
     return Pilot(
-        url, reference.name, real_only.name, len(seeds), amounts[-1], measured, limit, additional, verdict(additional)
+        url,
+        split,
+        reference.name,
+        real_only.name,
+        len(seeds),
+        amounts[-1],
+        tuple(amounts),
+        measured,
+        limit,
+        additional,
+        verdict(additional, len(amounts)),
+        reason,
     )
+
+
+def no_extrapolation(evidence: Evidence, reference: Configuration) -> str | None:
+    """Return the reason why the reference's gain cannot be extrapolated, or None if it can.
+
+    The extrapolated gain is zero without synthetic images, so the baseline must be the reference's own counterpart on
+    real images only (see `origin`), not another method.
+    """
+    start = origin(evidence, reference)
+    if start is not None and start.trained:
+        return None
+    if not reference.real:
+        return f"{reference.name} is trained on synthetic images only, so its gain is not zero without synthetic images"
+    return f"the study has no configuration with data: real for the method and shots of {reference.name}"
+
+
+def pilot_command(source: str, validation: bool = True) -> str:
+    """Return the command that runs a pilot of a recipe.
+
+    Args:
+        validation: whether the dataset has a validation split.
+    """
+    split = f" evaluation.split={SPLIT}" if validation else ""
+    return f"syncclip study {source} 'study.images_per_class=[1,4]'{split} --out {OUT}"
+
+
+def has_validation(recipe: Recipe) -> bool:
+    """Return whether the recipe's dataset, or every dataset of its suite, has a validation split."""
+    datasets = suite_of(recipe.dataset).values() or [recipe.dataset]
+    return all(SPLIT in load_dataset(dataset).splits for dataset in datasets)
 
 
 def recipe_of_pilot(url: str) -> Recipe:
@@ -126,8 +192,12 @@ def extrapolate(
 ) -> Interval:
     """Extrapolate gains at a few numbers of images n to the additional gain from the largest n to `limit`.
 
-    The gain is modelled as G * (1 - (1 + n)^(-c)). The eventual gain G is fitted by least squares; c is not fitted, but
-    taken from `EXPONENTS`: the estimate uses the middle exponent, and the interval covers the intervals of all.
+    The gain is modelled as G * s(n) with the shape s(n) = 1 - (1 + n)^(-c). The exponent c is not fitted, but taken
+    from `EXPONENTS`. The eventual gain G is fitted by least squares. With at least two numbers of images, the last
+    measured increment is also extrapolated: it is multiplied by (s3 - s2) / (s2 - s1), for the last two numbers of
+    images and the limit. This local extrapolation does not assume that the gain has the shape from n = 0, so a flat
+    curve remains flat. The interval covers the intervals of all exponents and of both extrapolations; the estimate uses
+    the middle exponent and the local extrapolation, if there is one.
 
     Args:
         amounts: (A,) ascending numbers of images per class.
@@ -135,17 +205,31 @@ def extrapolate(
         resampled: (A, R) gains in each resample.
     """
     n = np.array([*amounts, limit], np.float64)
-    intervals = []
+    fitted, local = [], []
     for exponent in EXPONENTS:
         shares = 1 - (1 + n) ** -exponent
         weights = shares[:-1] / (shares[:-1] ** 2).sum() * (shares[-1] - shares[-2])
-        intervals.append(interval(weights @ gains, weights @ resampled, confidence_level))
-    low, high = min(each.low for each in intervals), max(each.high for each in intervals)
-    return Interval(intervals[1].estimate, low, high)
+        fitted.append(interval(weights @ gains, weights @ resampled, confidence_level))
+        if len(amounts) > 1:
+            factor = (shares[-1] - shares[-2]) / (shares[-2] - shares[-3])
+            increments = factor * (resampled[-1] - resampled[-2])
+            local.append(interval(factor * (gains[-1] - gains[-2]), increments, confidence_level))
+    low, high = min(each.low for each in fitted + local), max(each.high for each in fitted + local)
+    return Interval((local or fitted)[EXPONENTS.index(1.0)].estimate, low, high)
 
 
-def verdict(additional: Interval) -> Verdict:
-    """Judge an additional gain: it helps if it is significant and at least `SMALL`, and not if it is surely smaller."""
+def verdict(additional: Interval | None, numbers: int) -> Verdict:
+    """Judge an additional gain: it helps if it is significant and at least `SMALL`, and not if it is surely smaller.
+
+    A pilot with a single number of images never shows that more images help, because it measures no increment.
+
+    Args:
+        additional: additional gain; None without extrapolation.
+        numbers: how many numbers of images per class were measured.
+    """
+    if additional is None:
+        return "undecided"
     if additional.high < SMALL:
         return "more images do not help"
-    return "more images help" if additional.low > 0 and additional.estimate >= SMALL else "undecided"
+    helps = numbers > 1 and additional.low > 0 and additional.estimate >= SMALL
+    return "more images help" if helps else "undecided"

@@ -34,7 +34,17 @@ MEASURED = Assessment(
 )
 GAIN = ExpectedGain("syncclip-class-vectors-long-name", 4, "ivlp-real", Interval(4.1, -2, 10.2), Interval(6.0, 1, 11))
 PILOT = Pilot(
-    "runs/pilot", "syncclip-both", "ivlp-real", 1, 4, Interval(3, 1, 5), 16, Interval(1.5, 0.2, 3.0), "more images help"
+    url="runs/pilot",
+    split="val",
+    configuration="syncclip-both",
+    real_only="ivlp-real",
+    seeds=1,
+    images_per_class=4,
+    measured_at=(1, 4),
+    measured=Interval(3, 1, 5),
+    limit=16,
+    additional=Interval(1.5, 0.2, 3.0),
+    verdict="more images help",
 )
 
 
@@ -45,6 +55,10 @@ def without_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def predicted(*expected: ExpectedGain) -> Assessment:
     return replace(MEASURED, reason=None, expected=expected, recommended=gain_prediction.recommend(expected))
+
+
+def joined(assessment: Assessment) -> str:
+    return " ".join(" ".join(lines(assessment, "birds.yaml")).split())
 
 
 def test_the_conclusion_comes_first() -> None:
@@ -72,9 +86,35 @@ def test_an_interval_that_includes_zero_requires_a_pilot() -> None:
 
 
 def test_the_next_step_is_a_pilot_or_a_recipe() -> None:
-    assert "Next: `syncclip study birds.yaml 'study.images_per_class=[1,4]'`" in " ".join(lines(MEASURED, "birds.yaml"))
-    assert "Next: `syncclip init birds`, and a pilot, then assess again." in lines(MEASURED, "birds")
+    command = "syncclip study birds.yaml 'study.images_per_class=[1,4]' evaluation.split=val --out runs/pilot"
+    assert f"Next: `{command}`, then `syncclip assess birds.yaml --pilot runs/pilot`." in joined(MEASURED)
+    assert "Next: `syncclip init birds`, then assess the recipe." in lines(MEASURED, "birds")
     assert "Next" not in " ".join(lines(replace(MEASURED, pilot=PILOT), "birds.yaml"))
+
+
+def test_a_pilot_on_test_images_is_marked() -> None:
+    step = joined(replace(MEASURED, validation=False))
+    assert "evaluation.split" not in step and "(on test images, because the dataset has no validation split)" in step
+    marked = "The pilot read test images, because the dataset has no validation split"
+    assert marked in joined(replace(MEASURED, pilot=replace(PILOT, split="test")))
+    assert marked not in joined(replace(MEASURED, pilot=PILOT))
+
+
+def test_a_pilot_without_increment_or_extrapolation_is_explained() -> None:
+    note = "A single number of images cannot show whether more images help"
+    assert note in joined(replace(MEASURED, pilot=replace(PILOT, measured_at=(4,))))
+    assert note not in joined(replace(MEASURED, pilot=PILOT))
+    refused = replace(PILOT, additional=None, verdict="undecided", reason="no counterpart")
+    assert joined(replace(MEASURED, pilot=refused)).startswith(
+        "Pilot: undecided. syncclip-both with 4 images per class gained +3.0 points (+1.0 to +5.0) over ivlp-real. No "
+        "extrapolation to more images: no counterpart."
+    )
+
+
+def test_name_knowledge_with_the_shots_of_the_map_is_printed() -> None:
+    other = replace(predicted(GAIN), map_shots=16, map_knowledge=0.625)
+    assert "with 16 shots, as in the gain map 0.62" in joined(other)
+    assert "as in the gain map" not in joined(replace(other, map_knowledge=MEASURED.name_knowledge))
 
 
 def test_limits_of_the_map_and_of_a_pilot_are_printed() -> None:

@@ -13,6 +13,8 @@ DATASETS = ("devices", "household", "nature", "office", "things", "travel")
 CONFIGURATIONS = {"class-vectors": (16.0, -20.0), "prompts": (6.0, -8.0), "harmful": (-3.0, -2.0)}
 """Configuration -> intercept and slope of its eventual gain over real images only."""
 REAL_OVER_ZERO_SHOT = 2.0
+SHOTS = 4
+"""Number of shots of the map."""
 
 
 def gain(configuration: str, name_knowledge: float, n: int) -> float:
@@ -39,6 +41,6 @@ def synthetic_map(
                 for n in numbers:
                     over_real = gain(name, knowledge, n) + effects[name] + generator.normal(0, within)
                     over_zero_shot = over_real + REAL_OVER_ZERO_SHOT
-                    keys = level, dataset, name, n, "ivlp-real", knowledge, 100 * knowledge
+                    keys = level, dataset, name, n, "ivlp-real", SHOTS, knowledge, 100 * knowledge
                     rows.append([*keys, over_real, within, over_zero_shot, within])
     return pd.DataFrame(rows, columns=list(COLUMNS))

@@ -193,11 +193,38 @@ def test_share_of_the_gap_to_the_upper_bound_of_the_same_method() -> None:
     study, settings = evidence({4: 0.5})
     others = [Configuration(method=method, data="all_real") for method in ("probe", "ivlp")]
     cells = study.cells | trained(others[0], 0.9) | trained(others[1], 0.8)
-    closed = gaps_closed(Evidence([*study.configurations, *others], cells), settings)["hm"]
+    closed = gaps_closed(Evidence([*study.configurations, *others], cells), settings, 4)["hm"]
     assert (closed.baseline, closed.upper_bound) == ("real4", "ivlp-all_real")
     assert closed.gap.estimate == pytest.approx(30)
     assert closed.share is not None and closed.share.estimate == pytest.approx(0.5)
-    assert gaps_closed(Evidence([*study.configurations, others[0]], cells), settings) == {}
+    assert gaps_closed(Evidence([*study.configurations, others[0]], cells), settings, 4) == {}
+
+
+def test_the_upper_bound_has_the_shots_and_preferably_the_overrides_of_the_counterpart() -> None:
+    study, settings = evidence({4: 0.5})
+    overrides = {
+        "sixteen": {SHOTS: 16},
+        "longer": {SHOTS: 4, "training.epochs": 9},
+        "same": {SHOTS: 4},
+        "default": {},
+    }
+    bounds = {
+        name: Configuration(method="ivlp", data="all_real", name=name, overrides=values)
+        for name, values in overrides.items()
+    }
+    cells = dict(study.cells)
+    for bound in bounds.values():
+        cells |= trained(bound, 0.8)
+
+    def chosen(*names: str, shots: int = 4) -> str | None:
+        configurations = [*study.configurations, *map(bounds.__getitem__, names)]
+        closed = gaps_closed(Evidence(configurations, cells), settings, shots)
+        return closed["hm"].upper_bound if closed else None
+
+    assert chosen("sixteen") is None
+    assert chosen("sixteen", "longer") == "longer"
+    assert chosen("sixteen", "longer", "same") == "same"
+    assert chosen("longer", "default") == "default" and chosen("default", shots=16) is None
 
 
 def test_named_pairs_are_compared_at_the_same_number_of_images() -> None:

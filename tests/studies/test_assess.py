@@ -7,18 +7,21 @@ import math
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from syncclip.core.settings import UserError
 from syncclip.datasets import loading
+from syncclip.datasets.dataset import DatasetSettings
 from syncclip.recipe.recipe import Recipe
 from syncclip.shards.reader import ImageSet
 from syncclip.studies import assess as assessing
-from syncclip.studies import gain_prediction, name_knowledge, run
+from syncclip.studies import gain_prediction, name_knowledge, outputs, run
 from syncclip.studies.assess import assess, measure
 from tests.conftest import TinyWorld
 from tests.studies.synthetic_map import synthetic_map
 from tests.worlds.dataset import CLASSES, tiny_dataset
+from tests.worlds.rewritten import rewrite_json
 from tests.worlds.study import make_set, run_cells_here, study_recipe, study_world
 
 
@@ -96,6 +99,54 @@ def test_gains_are_predicted_at_the_measured_name_knowledge(recipe: Recipe, inst
     assert expected["class-vectors", 16] == pytest.approx(6 * 16 / 17, abs=0.5)
 
 
+def test_the_gains_of_the_dataset_itself_are_left_out(recipe: Recipe, installed: Path) -> None:
+    table = synthetic_map(1, between=0.1, within=0.1)
+    table["name_knowledge"] += measure(recipe).name_knowledge - 0.5
+    own = table[table["dataset"] == "travel"].assign(dataset=assessing.name_in_map(recipe.dataset))
+    table.to_csv(installed, index=False)
+    before = assess(recipe).expected
+    own[["over_real", "over_zero_shot"]] += 50
+    pd.concat([table, own]).to_csv(installed, index=False)
+    assert assess(recipe).expected == before
+    own.to_csv(installed, index=False)
+    assert assess(recipe).reason == "the gain map contains no other dataset"
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"name": "icons/travel"}, "icons/travel"),
+        ({"name": "caltech101", "root": "/data"}, "caltech101"),
+        ({"name": "/data/icons/travel/"}, "icons/travel"),
+        ({"name": "travel", "root": "/data/icons"}, "icons/travel"),
+        ({"name": "s3://bucket/icons/travel"}, "icons/travel"),
+    ],
+)
+def test_a_dataset_has_one_name_in_the_map(values: dict[str, str], expected: str) -> None:
+    assert assessing.name_in_map(DatasetSettings.model_validate(values)) == expected
+
+
+def test_name_knowledge_is_measured_with_the_shots_of_the_map(recipe: Recipe, installed: Path) -> None:
+    table, with_two = synthetic_map(1).assign(shots=2), recipe.with_values({"dataset.shots": 2})
+    table["name_knowledge"] += measure(recipe).name_knowledge - 0.5
+    table.to_csv(installed, index=False)
+    assessment = assess(recipe)
+    assert assessment.name_knowledge == measure(recipe).name_knowledge != measure(with_two).name_knowledge
+    assert (assessment.map_shots, assessment.map_knowledge) == (2, measure(with_two).name_knowledge)
+    assert assessment.expected == assess(with_two).expected != ()
+
+
+def test_a_dataset_with_fewer_images_than_the_shots_of_the_map_has_no_prediction(
+    recipe: Recipe, installed: Path
+) -> None:
+    table = synthetic_map(1).assign(shots=5)
+    table["name_knowledge"] += measure(recipe).name_knowledge - 0.5
+    table.to_csv(installed, index=False)
+    assessment = assess(recipe)
+    assert assessment.expected == () and assessment.map_knowledge is None
+    assert assessment.reason == ("the gain map was measured with 5 shots, but a base class has only 4 training images")
+
+
 def test_name_knowledge_outside_the_map_has_no_prediction(recipe: Recipe, installed: Path) -> None:
     table = synthetic_map(2)
     table["name_knowledge"] += 10
@@ -135,9 +186,10 @@ def test_a_dataset_without_training_images_is_an_error(tiny: TinyWorld, tmp_path
 
 @pytest.fixture(scope="module")
 def pilot_recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    """A recipe whose own folder contains a finished study with up to 2 images per class."""
+    """A recipe whose own folder contains a finished study on validation images with up to 2 images per class."""
     root = study_world(tmp_path_factory.mktemp("pilot"))
-    recipe = study_recipe(root, "study.images_per_class=[1,2]", "study.seeds=[1]", "synthesis.images_per_class=2")
+    grid = "study.images_per_class=[1,2]", "study.seeds=[1]", "synthesis.images_per_class=2"
+    recipe = study_recipe(root, *grid, "evaluation.split=val")
     recipe = recipe.with_values({"training.synthetic": make_set(recipe, f"{root}/set")})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "run_cells", run_cells_here)
@@ -158,3 +210,22 @@ def test_an_unsuitable_study_in_the_folder_of_the_recipe_is_ignored(
     assert assess(pilot_recipe).pilot is None
     with pytest.raises(UserError, match="a pilot has at most 1"):
         assess(pilot_recipe, assessing.folder_of(pilot_recipe))
+
+
+def test_a_study_on_test_images_in_the_folder_of_the_recipe_is_ignored(pilot_recipe: Recipe) -> None:
+    path = Path(pilot_recipe.folder) / "study" / outputs.STATE
+    state = outputs.read_json(str(path))
+    try:
+        rewrite_json(path, state | {"split": "test"})
+        assert assess(pilot_recipe).pilot is None
+    finally:
+        rewrite_json(path, state)
+
+
+def test_datasets_without_a_validation_split_are_marked(tiny: TinyWorld, tmp_path: Path) -> None:
+    assert measure(Recipe.load(tiny.recipe)).validation
+    folder = tiny_dataset(tmp_path / "shapes")
+    description = json.loads((folder / "dataset.json").read_text())
+    del description["splits"]["val"]
+    (folder / "dataset.json").write_text(json.dumps(description))
+    assert not measure(Recipe.load(tiny.recipe, [f"dataset.name={folder}"])).validation

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from syncclip.recipe.study import Configuration
 from syncclip.studies import gain_prediction
 from syncclip.studies.analysis import Evidence
 from syncclip.studies.gain_prediction import (
+    ALL_CONFIGURATIONS,
     ExpectedGain,
     enough_images,
     errors,
@@ -123,11 +125,47 @@ def test_left_out_datasets_and_levels_are_predicted_without_their_rows() -> None
 def test_errors_summarise_held_out_predictions() -> None:
     tables = [errors(held_out(synthetic_map(seed, numbers=(1, 16)))) for seed in (8, 9)]
     for table in tables:
-        assert list(table["left_out"]) == ["dataset", "dataset", "level", "level"]
-        assert table["rank_correlation"].min() > 0.8
+        names = [ALL_CONFIGURATIONS, *CONFIGURATIONS]
+        assert list(table["left_out"]) == 2 * len(names) * ["dataset"] + 2 * len(names) * ["level"]
+        assert list(table["configuration"]) == 4 * names
         assert table["absolute_error"].max() < 2
-        assert table["same_sign"].min() > 80
+        of_class_vectors = table[table["configuration"] == "class-vectors"]
+        assert of_class_vectors["least_rank_correlation"].min() > 0.5
+        assert (of_class_vectors["absolute_error"] < of_class_vectors["constant_error"]).all()
     assert np.mean([table["coverage"] for table in tables]) >= 93
+
+
+def predictions(**values: list[float]) -> pd.DataFrame:
+    """Held-out predictions of two configurations, `low` and `high`, with these values."""
+    configurations = [name for name in ("low", "high") for _ in range(3)]
+    table = pd.DataFrame({"configuration": configurations, "images_per_class": 4, "covered": True, "constant": 0.0})
+    return table.assign(left_out="dataset", target="over_real", **values)
+
+
+def test_rank_correlations_do_not_reward_differences_between_configurations() -> None:
+    table = errors(predictions(observed=[1, 2, 3, 11, 12, 13], predicted=[3, 2, 1, 12, 11, 13])).set_index(
+        "configuration"
+    )
+    assert table["rank_correlation"].to_dict() == pytest.approx({ALL_CONFIGURATIONS: -0.25, "low": -1, "high": 0.5})
+    assert table["least_rank_correlation"].to_dict() == pytest.approx({ALL_CONFIGURATIONS: -1, "low": -1, "high": 0.5})
+
+
+def test_coverage_and_constant_errors_are_those_of_each_configuration() -> None:
+    given = predictions(observed=[1, 2, 3, 4, 5, 6], predicted=[1, 2, 3, 4, 5, 6])
+    given["covered"] = [True, False, False, True, True, True]
+    table = errors(given).set_index("configuration")
+    assert table["coverage"].to_dict() == pytest.approx({ALL_CONFIGURATIONS: 400 / 6, "low": 100 / 3, "high": 100})
+    assert table["constant_error"].to_dict() == pytest.approx({ALL_CONFIGURATIONS: 3.5, "low": 2, "high": 5})
+    assert (table["absolute_error"] == 0).all()
+
+
+def test_a_constant_prediction_is_the_mean_gain_of_the_other_datasets() -> None:
+    table = synthetic_map(7, numbers=(4,))
+    predicted = held_out(table)
+    own = predicted[(predicted["left_out"] == "dataset") & (predicted["dataset"] == "travel")]
+    own = own[(own["configuration"] == "prompts") & (own["target"] == "over_real")]
+    others = table[(table["dataset"] != "travel") & (table["configuration"] == "prompts")]
+    assert own["constant"].to_numpy() == pytest.approx(others["over_real"].mean())
 
 
 def test_the_baseline_is_the_same_method_or_else_the_first_one_on_real_images() -> None:
