@@ -70,7 +70,8 @@ def rewrite(study: Path) -> None:
 
 
 def _read_table(path: Path, owner: str) -> pd.DataFrame:
-    return storage.read_parquet(storage.read_verified(str(path), owner)).to_pandas()
+    table: pd.DataFrame = storage.read_parquet(storage.read_verified(str(path), owner)).to_pandas()
+    return table
 
 
 if __name__ == "__main__":
