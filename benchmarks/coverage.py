@@ -93,8 +93,8 @@ def coverage(
         drawn = make_resamples(simulation.seeds, first, resamples, generator, unit)
         compared = differences([(configuration_metrics(first, drawn), configuration_metrics(second, drawn))])
         for metric in METRICS:
-            found = compared[metric].average(confidence_level)
-            hits[metric] += found.low <= 100 * simulation.gain <= found.high
+            average = compared[metric].average(confidence_level)
+            hits[metric] += average.low <= 100 * simulation.gain <= average.high
     return {metric: 100 * count / trials for metric, count in hits.items()}
 
 

@@ -31,8 +31,8 @@ NUMBERS = "%.4f"
 
 def studies(folder: Path) -> dict[str, Path]:
     """Return the outermost study folders below a folder, by their relative path."""
-    found = sorted(path.parent for path in folder.rglob(outputs.STATE))
-    outer = [path for path in found if not any(other in path.parents for other in found)]
+    folders = sorted(path.parent for path in folder.rglob(outputs.STATE))
+    outer = [path for path in folders if not any(other in path.parents for other in folders)]
     if not outer:
         raise UserError(f"{folder}: no study found; specify the folder that contains the studies of the map")
     return {path.relative_to(folder).as_posix(): path for path in outer}

@@ -200,12 +200,12 @@ def _differing(trend: Trend, levels: Sequence[tuple[str, float, gain_map.Verdict
     Around the sign change of a line, between its two ranges, any verdict is expected.
     """
     kinds: dict[gain_map.Verdict, list[str]] = {}
-    for tag, known, verdict in levels:
+    for tag, knowledge, verdict in levels:
         expected = next(
             (
                 kind
                 for kind, bounds in (("significant gain", trend.gain_range), ("significant loss", trend.loss_range))
-                if bounds and bounds[0] <= known <= bounds[1]
+                if bounds and bounds[0] <= knowledge <= bounds[1]
             ),
             "inconclusive",
         )

@@ -164,8 +164,8 @@ def trends(levels: Mapping[str, Evidence], knowledge: Mapping[str, float], setti
     """
     result = []
     for contrast in _contrasts(levels, settings.resamples):
-        known = (tag for tag in contrast.theirs if math.isfinite(knowledge[tag]))
-        tags = sorted(known, key=knowledge.__getitem__)
+        measured = (tag for tag in contrast.theirs if math.isfinite(knowledge[tag]))
+        tags = sorted(measured, key=knowledge.__getitem__)
         x = np.array([knowledge[tag] for tag in tags])
         if len(set(x.tolist())) < 2:
             continue

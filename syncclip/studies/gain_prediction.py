@@ -71,7 +71,7 @@ class ExpectedGain:
 
 
 def real_only_baseline(evidence: Evidence, configuration: Configuration) -> Configuration | None:
-    """Find the baseline on real images only: the same or the equivalent method, else the first one in the study.
+    """Find the baseline on real images only: the same or the equivalent method, otherwise the first configuration.
 
     Returns:
         The baseline (see `origin`), or None if no configuration was trained on real images only.

@@ -219,7 +219,7 @@ def extrapolate(
 
 
 def verdict(additional: Interval | None, numbers: int) -> Verdict:
-    """Judge an additional gain: it helps if it is significant and at least `SMALL`, and not if it is surely smaller.
+    """Judge an additional gain: more images help if it is significant and at least `SMALL`, and not if it is smaller.
 
     A pilot with a single number of images never shows that more images help, because it measures no increment.
 

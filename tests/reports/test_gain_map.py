@@ -264,7 +264,7 @@ def test_figure_shows_every_gain(page: str, folder: Path) -> None:
     of_dataset = values["gains"]["zero-shot"]["second"]
     assert set(of_dataset) == {"0", "mean"}
     assert {point["x"] for point in of_dataset["mean"]["tip-both"]["hm"]} == {
-        round(known - 0.01, 4) for known in KNOWLEDGE.values()
+        round(ratio - 0.01, 4) for ratio in KNOWLEDGE.values()
     }
     assert set(values["gains"]["zero-shot"][""]) == {"0", "1", "4", "mean"}, "0: configurations on real images only"
 

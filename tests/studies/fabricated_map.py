@@ -50,14 +50,14 @@ def make_map(
 
     knowledge = dict([*KNOWLEDGE.items()][:tags])
     levels = {}
-    for tag, known in knowledge.items():
-        real = 0.2 + 0.5 * known
+    for tag, ratio in knowledge.items():
+        real = 0.2 + 0.5 * ratio
         cells = {("zeroshot", None, None): outcomes(real - 0.05)}
         for seed in SETTINGS.seeds:
             cells["ivlp-real", None, seed] = outcomes(real)
             for configuration in CONFIGURATIONS[2:]:
                 for n in (numbers or {}).get(configuration.name, SETTINGS.amounts):
-                    cells[configuration.name, n, seed] = outcomes(real + 0.5 * (crossing - known))
+                    cells[configuration.name, n, seed] = outcomes(real + 0.5 * (crossing - ratio))
         levels[tag] = Evidence(CONFIGURATIONS, cells)
     state = LevelsState(
         name="shapes",
@@ -73,7 +73,7 @@ def make_map(
         split="test",
         reference="syncclip-both",
         levels=knowledge,
-        datasets={tag: {"first": known + 0.01, "second": known - 0.01} for tag, known in knowledge.items()},
+        datasets={tag: {"first": ratio + 0.01, "second": ratio - 0.01} for tag, ratio in knowledge.items()},
         names={configuration.name: (configuration.method, configuration.data) for configuration in CONFIGURATIONS},
         trends=gain_map.trends(levels, knowledge, SETTINGS),
     )
