@@ -20,9 +20,9 @@ from syncclip.core.settings import UserError
 from syncclip.core.text import few, markdown_grid
 from syncclip.recipe.recipe import Recipe
 from syncclip.studies import outputs, predictions
-from syncclip.studies.analysis import SHOTS, Evidence, Point
+from syncclip.studies.analysis import SHOTS, Evidence, Point, origin
 from syncclip.studies.assess import measure, name_in_map
-from syncclip.studies.gain_prediction import COLUMNS, MAP, METRIC, errors, held_out, real_only_baseline
+from syncclip.studies.gain_prediction import COLUMNS, MAP, METRIC, errors, held_out
 from syncclip.studies.run import by_dataset
 
 HELD_OUT = "held_out.csv"
@@ -41,7 +41,8 @@ def studies(folder: Path) -> dict[str, Path]:
 def rows(level: str, study: Path) -> Iterator[dict[str, object]]:
     """Yield the rows of the map for one level.
 
-    Configurations whose overrides change the number of shots are omitted, because name knowledge depends on it.
+    Configurations whose overrides change the number of shots are omitted, because name knowledge depends on it, and so
+    are configurations without a counterpart on real images only (see `origin`).
     """
     owner = storage.read_owner(str(study / outputs.STATE))
     recipe = Recipe.load(str(study / outputs.RECIPE), own=False)
@@ -56,9 +57,10 @@ def rows(level: str, study: Path) -> Iterator[dict[str, object]]:
         configurations = [each for each in settings.evaluated if int(each.overrides.get(SHOTS, shots)) == shots]
         own = Evidence(configurations, cells)
         for configuration in configurations:
-            real_only = real_only_baseline(own, configuration) if configuration.synthetic else None
-            for point in own.points(configuration) if real_only else ():
-                assert real_only is not None
+            real_only = origin(own, configuration) if configuration.synthetic else None
+            if real_only is None or not real_only.trained:
+                continue
+            for point in own.points(configuration):
                 yield {
                     "level": level,
                     "dataset": name_in_map(part.dataset),

@@ -219,7 +219,7 @@ def _labels(name: str, method: str, data: str) -> tuple[str, str]:
         "real": (f"{title} on real images", f"{title} real only"),
         "synthetic": (f"{title} on synthetic images", f"{title} synthetic only"),
         "both": (f"{title} on both", f"{title} on both"),
-        "all_real": (f"{title} on real images of all classes", "Upper bound"),
+        "all_real": (f"{title} on real images of all classes", f"{title} upper bound"),
     }
     label, short = labels.get(data, (f"{title}, {data}", f"{title}, {data}"))
     if (method, data) == ("ivlp", "both"):

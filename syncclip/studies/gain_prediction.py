@@ -16,8 +16,6 @@ import numpy as np
 import pandas as pd
 
 from syncclip.core.text import signed
-from syncclip.recipe.study import Configuration
-from syncclip.studies.analysis import Evidence, origin
 from syncclip.studies.statistics.bootstrap import Interval
 from syncclip.studies.statistics.mixed_model import MixedModel, fit_mixed_model
 
@@ -68,23 +66,6 @@ class ExpectedGain:
     def outperforms(self) -> bool:
         """Whether the predicted gains over both baselines are positive."""
         return self.over_real.estimate > 0 and self.over_zero_shot.estimate > 0
-
-
-def real_only_baseline(evidence: Evidence, configuration: Configuration) -> Configuration | None:
-    """Find the baseline on real images only: the same or the equivalent method, otherwise the first configuration.
-
-    Returns:
-        The baseline (see `origin`), or None if no configuration was trained on real images only.
-    """
-    same = origin(evidence, configuration.model_copy(update={"data": "both"}))
-    return same or next(
-        (
-            other
-            for other in evidence.configurations
-            if other.data == "real" and other.trained and evidence.points(other)
-        ),
-        None,
-    )
 
 
 def installed_map() -> pd.DataFrame | None:

@@ -23,7 +23,7 @@ from syncclip.runs.resolve import with_absolute_paths
 from syncclip.storage.urls import absolute
 from syncclip.studies import outputs, predictions
 from syncclip.studies.analysis import Evidence, origin
-from syncclip.studies.gain_prediction import METRIC, SMALL, real_only_baseline
+from syncclip.studies.gain_prediction import METRIC, SMALL
 from syncclip.studies.statistics.bootstrap import Floats, Interval, interval
 
 MOST_IMAGES = 4
@@ -141,6 +141,23 @@ def read_pilot(url: str, recipe: Recipe | None = None) -> Pilot:
         additional,
         verdict(additional, len(amounts)),
         reason,
+    )
+
+
+def real_only_baseline(evidence: Evidence, configuration: Configuration) -> Configuration | None:
+    """Find the baseline on real images only: the same or the equivalent method, otherwise the first configuration.
+
+    Returns:
+        The baseline (see `origin`), or None if no configuration was trained on real images only.
+    """
+    same = origin(evidence, configuration.model_copy(update={"data": "both"}))
+    return same or next(
+        (
+            other
+            for other in evidence.configurations
+            if other.data == "real" and other.trained and evidence.points(other)
+        ),
+        None,
     )
 
 

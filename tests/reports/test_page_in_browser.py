@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -273,6 +274,31 @@ def test_url_restores_the_state_of_controls(browser: int, pages: dict[str, str])
     assert "Base classes" in label and "all classes as candidates" not in label and drawn == MARKS["curve"] - 4
     assert visit(browser, url, look) == (url, label, drawn)
     assert visit(browser, pages["study"], look)[1:] != (label, drawn)
+
+
+PRESSED = """Object.fromEntries([...document.querySelectorAll('[data-figure=curve] .chip')]
+    .map(chip => [chip.textContent, chip.ariaPressed === 'true']))"""
+
+
+def test_only_the_highest_upper_bound_is_shown_at_first(browser: int, pages: dict[str, str], tmp_path: Path) -> None:
+    async def look(page: Page) -> tuple[Any, ...]:
+        shown = await page.run(PRESSED)
+        await page.run(CLICK.format("first"))
+        return shown, await page.run(PRESSED), await page.run("location.hash")
+
+    text = Path(pages["study"].removeprefix("file://")).read_text()
+    before, values, after = re.split(r'(?<=id="payload">)(.*?)(?=</script>)', text, maxsplit=1, flags=re.DOTALL)
+    payload = json.loads(values)
+    for name, score in (("first", 60.0), ("second", 70.0), ("third", 50.0)):
+        bound = {**payload["configurations"][0], "id": name, "label": name, "short": name, "data": "all_real"}
+        payload["configurations"].append(bound)
+        payload["points"][name] = {payload["metric"]: [{"n": 0, "mean": score, "se": None, "seeds": []}]}
+    page = tmp_path / "report.html"
+    page.write_text(before + json.dumps(payload).replace("<", "\\u003c") + after)
+    shown, clicked, fragment = visit(browser, page.as_uri(), look)
+    assert [shown.pop(name) for name in ("first", "second", "third")] == [False, True, False]
+    assert all(shown.values()) and clicked == {**shown, "first": True, "second": True, "third": False}
+    assert "curve.hidden=third" in fragment
 
 
 @pytest.mark.parametrize("broken", ["#curve.Score=%zz", "#images&curve.Score=none&=&x", "#curve.hidden=nobody"])

@@ -8,9 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from syncclip.recipe.study import Configuration
 from syncclip.studies import gain_prediction
-from syncclip.studies.analysis import Evidence
 from syncclip.studies.gain_prediction import (
     ALL_CONFIGURATIONS,
     ExpectedGain,
@@ -22,7 +20,6 @@ from syncclip.studies.gain_prediction import (
     recommend,
 )
 from syncclip.studies.statistics.bootstrap import Interval
-from syncclip.studies.statistics.metrics import Outcomes
 from tests.studies.synthetic_map import CONFIGURATIONS, REAL_OVER_ZERO_SHOT, gain, synthetic_map
 
 
@@ -166,17 +163,3 @@ def test_a_constant_prediction_is_the_mean_gain_of_the_other_datasets() -> None:
     own = own[(own["configuration"] == "prompts") & (own["target"] == "over_real")]
     others = table[(table["dataset"] != "travel") & (table["configuration"] == "prompts")]
     assert own["constant"].to_numpy() == pytest.approx(others["over_real"].mean())
-
-
-def test_the_baseline_is_the_same_method_or_else_the_first_one_on_real_images() -> None:
-    configurations = [
-        Configuration(method="zeroshot"),
-        Configuration(method="ivlp", data="real"),
-        Configuration(method="tip", data="real"),
-        *(Configuration(method=method, data="synthetic") for method in ("tip", "probe", "syncclip")),
-    ]
-    one = Outcomes(*(np.zeros((1, 2), bool),) * 2, np.zeros((1, 2)), np.array([0, 1]), 1)
-    evidence = Evidence(configurations, {(each.name, None, None): (one,) for each in configurations})
-    names = [gain_prediction.real_only_baseline(evidence, each) for each in configurations[3:]]
-    assert [each and each.name for each in names] == ["tip-real", "ivlp-real", "ivlp-real"]
-    assert gain_prediction.real_only_baseline(Evidence(configurations, {}), configurations[3]) is None

@@ -2,7 +2,11 @@
 
 figure("curve", (part) => {
   const ready = (metric) => [...configurations.keys()].some((id) => (payload.points[id] || {})[metric]);
-  const hidden = new Set((address.get("curve.hidden") || "").split(",").filter((id) => configurations.has(id)));
+  // Of several upper bounds, only the highest is shown at first.
+  const score = (id) => { const points = (payload.points[id] || {})[payload.metric || "hm"]; return points ? points[0].mean : -1; };
+  const bounds = [...configurations.values()].filter(({ data }) => data === "all_real").map(({ id }) => id);
+  const lower = bounds.sort((a, b) => score(b) - score(a)).slice(1).join(",");
+  const hidden = new Set((address.get("curve.hidden") ?? lower).split(",").filter((id) => configurations.has(id)));
   const bar = html("div", { class: "control-row" });
   const chips = html("div", { class: "chips", role: "group", "aria-label": "Show or hide configurations" });
   part.controls.append(bar, chips);
@@ -10,7 +14,7 @@ figure("curve", (part) => {
   for (const configuration of configurations.values()) {
     chips.append(html("button", { type: "button", class: "chip", "aria-pressed": String(!hidden.has(configuration.id)), onclick: (event) => {
       if (!hidden.delete(configuration.id)) hidden.add(configuration.id);
-      keep("curve.hidden", [...hidden].join(","), "");
+      keep("curve.hidden", [...hidden].join(","), lower);
       event.currentTarget.setAttribute("aria-pressed", !hidden.has(configuration.id));
       part.redraw();
     } }, swatch(configuration), configuration.short));
