@@ -115,7 +115,7 @@ def race(entrants: Entrants, repetitions: int, room: float = math.inf) -> Race:
     """
     ours, plain, batch, tests = entrants.ours, entrants.plain, entrants.batch, entrants.tests
     result = Race(entrants.name, plain.passes)
-    if ours.settings.data:
+    if ours.settings.trains:
         result.bytes = peak("ours", entrants), peak("plain", entrants)
         result.whole = result.bytes[1] <= room
         text = None if result.whole else ours.text_features().detach()[plain.classes(batch)]

@@ -26,6 +26,7 @@ from torch.nn.functional import (
 from benchmarks.plain import PLAIN, Plain, PlainPrompted
 from benchmarks.towers import Texts, encode_images, encode_images_with, encode_text, encode_text_with, plain_block
 from syncclip.methods.base import TrainingBatch
+from syncclip.methods.classmeans import ClassMeans
 from syncclip.methods.cliplora import ClipLora, LowRank
 from syncclip.methods.mma import Adapter, Mma
 from syncclip.methods.mmrl import Mmrl
@@ -59,6 +60,13 @@ class PlainTip(Plain):
         affinity = normalize(images, dim=-1) @ keys.T
         cached = torch.exp(-(self.method.beta - self.method.beta * affinity)) @ values.to(affinity)
         return super().scores(images, text) + self.method.alpha * cached[:, : len(text)]
+
+
+class PlainClassMeans(Plain):
+    method: ClassMeans
+
+    def text_features(self, classes: slice = slice(None)) -> Tensor:
+        return self.method.text_features(classes)
 
 
 class PlainAdapted(Plain):
@@ -223,6 +231,7 @@ ALL: dict[str, type[Any]] = {
     **PLAIN,
     "probe": PlainProbe,
     "tip": PlainTip,
+    "classmeans": PlainClassMeans,
     "cliplora": PlainClipLora,
     "twostage": PlainTwoStage,
     "mma": PlainMma,

@@ -70,7 +70,7 @@ class MethodSettings(Settings):
     @property
     def trains(self) -> bool:
         """Whether the method runs training steps after its preparation."""
-        return True
+        return bool(self.data)
 
     @property
     def is_stochastic(self) -> bool:

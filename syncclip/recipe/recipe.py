@@ -200,7 +200,7 @@ class Recipe(Settings):
     def warmup_warning(self) -> str | None:
         """Warning that the run ends before the learning rate reaches its peak; None otherwise."""
         method = self.methods.of(self.training.method)
-        if not (method.data and method.trains):
+        if not method.trains:
             return None
         return warmup_warning(self.training, method.learning_rate, method.optimisation)
 

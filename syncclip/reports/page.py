@@ -53,6 +53,12 @@ MEASURES = {
     "all_classes_hm": "harmonic mean, all classes as candidates",
     "hm": "harmonic mean",
 }
+SCHEDULES = {
+    "real": "steps follow the real images",
+    "synthetic": "steps follow the synthetic images",
+    "longer": "steps follow the more numerous images, real or synthetic",
+}
+"""Value of `training.epochs_over` -> description of the training schedule."""
 MAX_FAILED = 10
 """Maximum number of failed runs to list by name."""
 
@@ -221,6 +227,8 @@ def _eyebrow(inputs: Inputs, numbers: Numbers) -> str:
         parts.append(counted(inputs.table["seed"].dropna().nunique(), "seed"))
     if most := max((n for pair in numbers.differences for n in (pair.n or 0, *pair.averaged_over)), default=0):
         parts.append(f"up to {most} synthetic images per class")
+    if inputs.kind == "study" and (schedule := SCHEDULES.get(str(inputs.section("training").get("epochs_over")))):
+        parts.append(schedule)
     return " · ".join(part for part in parts if part)
 
 

@@ -124,6 +124,7 @@ def _grid(recipe: Recipe) -> tuple[Recipe, dict[str, dict[str, dict[str, Any]]]]
             configurations.append(Configuration(method=tuned.method, data=tuned.data, name=name, overrides=overrides))
     values = {
         "study.configurations": [configuration.model_dump(mode="json") for configuration in configurations],
+        "study.compare": [],
         "study.seeds": settings.tune_seeds,
         "study.images_per_class": [settings.tune_images_per_class or settings.amounts[-1]],
         "evaluation.split": "val",

@@ -18,7 +18,7 @@ from tests.worlds.clip import make_clip_folder
 
 pytestmark = [pytest.mark.nightly, pytest.mark.slow]
 
-LEARNING = [name for name, method in METHODS.items() if method.Settings.data]
+LEARNING = [name for name, method in METHODS.items() if method.Settings().trains]
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
             {"method": "zeroshot"},
             {"method": "ivlp", "data": "real", "overrides": {"training.momentum": 0.5}, "search_space": search_space},
         ],
+        "study.compare": [["ivlp-real", "zeroshot"]],  # of the study, not of the search
         "study.tune_seeds": [1, 2],
         "storage.root": str(root / "runs"),
     }
