@@ -172,6 +172,16 @@ def test_unfinished_runs_are_reported(study: Path) -> None:
     assert f"Failed: {state['cells'][1]['cell']} (no space left on &lt;device&gt;)." in page
 
 
+@pytest.mark.parametrize(
+    ("schedule", "expected"), [("real", "steps follow the real images"), ("longer", "steps follow the more numerous")]
+)
+def test_study_states_its_training_schedule(study: Path, schedule: str, expected: str) -> None:
+    path, owner = str(study / outputs.RECIPE), storage.read_owner(str(study / outputs.RECIPE))
+    text = storage.read_verified(path, owner) + f"  epochs_over: {schedule}\n".encode()
+    storage.write_with_checksum(path, text, owner=owner)
+    assert expected in page_of(study)
+
+
 def test_page_loads_nothing(study: Path) -> None:
     addresses: list[str] = []
 
