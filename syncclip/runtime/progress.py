@@ -33,7 +33,7 @@ class Progress:
         total: number of items; None if unknown.
         unit: plural noun for the items, such as "images".
         label: name of the job, such as "synth".
-        stream: output; stderr by default, since stdout is for results.
+        stream: output; by default `sys.stderr` at the time of writing, since a Ray session replaces it.
         done: number of items finished by earlier runs; excluded from the throughput.
         clock: function that returns a monotonic time in seconds; for tests.
     """
@@ -49,7 +49,7 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.total, self.unit, self.label = total, printable(unit), printable(label)
-        self.stream = stream if stream is not None else sys.stderr
+        self._stream = stream
         self.done = done
         self.rate: float | None = None
         """Throughput in items per second, if measured by the job."""
@@ -64,10 +64,15 @@ class Progress:
         self._lock = threading.RLock()  # used by the main thread and the heartbeat
         self._alive = contextlib.ExitStack()
 
+    @property
+    def stream(self) -> TextIO:
+        """Output for progress; stdout is for results."""
+        return self._stream if self._stream is not None else sys.stderr
+
     def __enter__(self) -> Progress:
         self._start = self._clock()
         if self.stream.isatty():
-            self._live, self._task = _live_line(self.stream, self.total, self.done, self.label)
+            self._live, self._task = _live_line(self._stream, self.total, self.done, self.label)
             self._live.start()
         elif self.total is not None or self.done:
             self._show()
@@ -122,7 +127,7 @@ class Progress:
             self._printed, self._shown = self._clock(), line
 
 
-def _live_line(stream: TextIO, total: int | None, done: int, label: str) -> tuple[RichProgress, TaskID]:
+def _live_line(stream: TextIO | None, total: int | None, done: int, label: str) -> tuple[RichProgress, TaskID]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as RichProgress
@@ -132,7 +137,7 @@ def _live_line(stream: TextIO, total: int | None, done: int, label: str) -> tupl
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TextColumn("{task.fields[unit]} {task.fields[details]}", markup=False),
-        console=Console(file=stream),
+        console=Console(file=stream, stderr=True),  # `stderr` selects the current sys.stderr if there is no file
         refresh_per_second=4,
     )
     return live, live.add_task(label, total=total, completed=done, details="", unit="")

@@ -98,3 +98,12 @@ def test_a_terminal_has_a_live_line() -> None:
     shown = terminal.getvalue()
     assert "10/10" in shown
     assert "busy" in shown
+
+
+def test_output_follows_the_current_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = io.StringIO(), io.StringIO()
+    monkeypatch.setattr("sys.stderr", first)
+    with Progress(7, "steps", "train") as progress:
+        monkeypatch.setattr("sys.stderr", second)
+        progress.update(1)
+    assert first.getvalue() == "train: 0/7 steps\n" and second.getvalue().startswith("train: 1/7 steps")

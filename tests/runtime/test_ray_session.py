@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -424,3 +424,34 @@ def test_a_local_ray_survives_a_pause_of_its_processes(part: str, seconds: int) 
     command = [sys.executable, "-c", BUSY, part, str(seconds)]
     done = subprocess.run(command, env={**environment, **strict}, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "42\n", "")
+
+
+WITH_PROGRESS = """
+import os, sys, time
+from syncclip.runtime.progress import Progress
+from syncclip.runtime.ray_session import ray_session
+with Progress(2, "runs", "study") as progress, ray_session():
+    os.write(2, b"native")
+    progress.update(1)
+    time.sleep(2)  # a live line is redrawn several times per second
+    print("in session", file=sys.stderr)
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("terminal", [False, True], ids=["pipe", "terminal"])
+def test_progress_is_shown_during_a_ray_session(terminal: bool) -> None:
+    """Although the session drops what native code writes to file descriptor 2."""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    reader, writer = os.openpty() if terminal else os.pipe()
+    with os.fdopen(reader, "rb", buffering=0) as output:
+        started = subprocess.Popen([sys.executable, "-c", WITH_PROGRESS], env=environment, stderr=writer)
+        os.close(writer)
+        shown = b""
+        with suppress(OSError):  # of a terminal without writers
+            while part := output.read(4096):
+                shown += part
+    assert started.wait() == 0
+    during = shown.partition(b"0/2")[2].partition(b"in session")[0]
+    assert b"1/2" in during and b"runs/s" in during and b"native" not in shown
