@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -28,17 +28,12 @@ from tests.serving.served import Served, served
 STALLED, DRIPPING, LARGE, SCANS = 200, 200, 4, 4
 """Clients of each kind at the same time."""
 QUIET_SECONDS = 15.0
-WITNESS = "import sys\nfor line in sys.stdin: sum(range(200_000)); print(line, end='', flush=True)"
-"""A process that answers each line after a few milliseconds of work, which measures how busy the machine is."""
 HEAD = b"POST /classify HTTP/1.1\r\nhost: localhost\r\n"
 
 
 @dataclass
 class Result:
-    """Latencies in seconds and memory in bytes, without (quiet) and under attack.
-
-    Other work on the machine delays the witness, which nobody attacks, as much as the service.
-    """
+    """Latencies in seconds and memory in bytes, without (quiet) and under attack."""
 
     seconds: float
     quiet_p50: float = 0.0
@@ -48,9 +43,6 @@ class Result:
     requests: int = 0
     failed: int = 0
     health_longest: float = 0.0
-    quiet_witness_p95: float = 0.0
-    witness_p95: float = 0.0
-    witness_longest: float = 0.0
     memory_quiet: int = 0
     memory_peak: int = 0
     peaks: dict[str, int] = field(default_factory=dict)
@@ -164,43 +156,15 @@ def _memory(service: Served) -> Counter[str]:
     return found
 
 
-@contextlib.contextmanager
-def _witness() -> Iterator[Callable[[], float]]:
-    """Start a witness in a session of its own, like the service, and yield a function that measures its latency."""
-    command = [sys.executable, "-c", WITNESS]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, start_new_session=True, text=True, **pipes) as process:
-        assert process.stdin is not None and process.stdout is not None
-
-        def latency() -> float:
-            begun = time.monotonic()
-            process.stdin.write("\n")
-            process.stdin.flush()
-            assert process.stdout.readline() == "\n"
-            return time.monotonic() - begun
-
-        latency()  # starts the interpreter
-        yield latency
-        process.stdin.close()
-
-
-def _measure(service: Served, seconds: float, result: Result) -> tuple[list[float], list[float]]:
-    """Latencies of an honest client's requests, and of a witness after each request."""
-    with _witness() as witness, _witness() as watched:
-        return _measure_beside(service, seconds, result, witness, watched)
-
-
-def _measure_beside(
-    service: Served, seconds: float, result: Result, witness: Callable[[], float], watched: Callable[[], float]
-) -> tuple[list[float], list[float]]:
-    ended, latencies, witnessed, image = threading.Event(), [], [], picture()
+def _measure(service: Served, seconds: float, result: Result) -> list[float]:
+    """Latencies of an honest client's requests, which it repeats where it is told to."""
+    ended, latencies, image = threading.Event(), [], picture()
 
     def watch() -> None:
         while not ended.wait(0.5):
             begun = time.monotonic()
             assert service.ask("/healthz")[0] == 200
             result.health_longest = max(result.health_longest, time.monotonic() - begun)
-            result.witness_longest = max(result.witness_longest, watched())
             memory = _memory(service)
             result.memory_peak = max(result.memory_peak, sum(memory.values()))
             result.peaks = {kind: max(count, result.peaks.get(kind, 0)) for kind, count in memory.items()}
@@ -213,11 +177,10 @@ def _measure_beside(
         result.requests += 1
         result.failed += status != 200
         latencies.append(time.monotonic() - begun)
-        witnessed.append(witness())
         time.sleep(0.05)
     ended.set()
     watcher.join()
-    return latencies, witnessed
+    return latencies
 
 
 def attacked(run: str, seconds: float) -> Result:
@@ -229,10 +192,9 @@ def attacked(run: str, seconds: float) -> Result:
         for _ in range(20):
             service.ask("/classify", picture())
         result = Result(seconds)
-        quiet, quiet_witnessed = _measure(service, QUIET_SECONDS, result)
+        quiet = _measure(service, QUIET_SECONDS, result)
         result = Result(seconds, memory_quiet=result.memory_peak)
-        result.quiet_p50, result.quiet_p95 = map(float, np.quantile(quiet, [0.5, 0.95]))
-        result.quiet_witness_p95 = float(np.quantile(quiet_witnessed, 0.95))
+        result.quiet_p50, result.quiet_p95 = (float(one) for one in np.quantile(quiet, [0.5, 0.95]))
         command = [sys.executable, "-m", __spec__.name if __name__ == "__main__" else __name__]
         attackers = subprocess.Popen(
             [*command, "--clients", str(service.port), str(seconds)],
@@ -240,10 +202,9 @@ def attacked(run: str, seconds: float) -> Result:
             text=True,
             preexec_fn=lambda: os.nice(19),
         )
-        latencies, witnessed = _measure(service, seconds, result)
+        latencies = _measure(service, seconds, result)
         result.attackers = json.loads(attackers.communicate()[0])
-        result.p50, result.p95 = map(float, np.quantile(latencies, [0.5, 0.95]))
-        result.witness_p95 = float(np.quantile(witnessed, 0.95))
+        result.p50, result.p95 = (float(one) for one in np.quantile(latencies, [0.5, 0.95]))
         result.works_afterwards = service.ask("/classify", picture())[0] == 200 and service.command.poll() is None
     return result
 

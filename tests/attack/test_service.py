@@ -16,8 +16,6 @@ from tests.conftest import TinyWorld
 
 SECONDS = float(os.environ.get("SYNCCLIP_ATTACK_SECONDS", "60"))
 """Set the variable to 600 for the long attack."""
-HANDOVERS = 8
-"""Number of times that a request passes from one process to another: client, proxy, replica, decoder, and back."""
 
 
 @pytest.mark.attack
@@ -28,9 +26,8 @@ def test_an_honest_client_is_served_while_others_attack(tiny: TinyWorld, tmp_pat
     result = attacked(jobs.run_here(recipe, str(tmp_path / "run")).url, SECONDS)
     print(asdict(result))
     assert result.works_afterwards and result.failed == 0
-    delay = max(0.0, result.witness_p95 - result.quiet_witness_p95)  # of a process, such as by other work
-    assert result.p95 <= 3 * result.quiet_p95 + HANDOVERS * delay
-    assert result.health_longest <= max(1.0, HANDOVERS * result.witness_longest)
+    assert result.p95 <= 3 * result.quiet_p95
+    assert result.health_longest <= 1.0
     assert result.memory_peak <= result.memory_quiet + 4 * MAX_BUFFERED_BYTES
     answers = result.attackers
     assert {"scans 400"} <= answers.keys() and answers.keys() & {"large 413", "large 503"}
