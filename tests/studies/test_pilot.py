@@ -90,8 +90,8 @@ def test_the_baseline_is_the_same_method_or_else_the_first_one_on_real_images() 
         Configuration(method="tip", data="real"),
         *(Configuration(method=method, data="synthetic") for method in ("tip", "probe", "syncclip")),
     ]
-    one = Outcomes(*(np.zeros((1, 2), bool),) * 2, np.zeros((1, 2)), np.array([0, 1]), 1)
-    evidence = Evidence(configurations, {(each.name, None, None): (one,) for each in configurations})
+    outcomes = Outcomes(*(np.zeros((1, 2), bool),) * 2, np.zeros((1, 2)), np.array([0, 1]), 1)
+    evidence = Evidence(configurations, {(each.name, None, None): (outcomes,) for each in configurations})
     names = [pilot.real_only_baseline(evidence, each) for each in configurations[3:]]
     assert [each and each.name for each in names] == ["tip-real", "ivlp-real", "ivlp-real"]
     assert pilot.real_only_baseline(Evidence(configurations, {}), configurations[3]) is None
