@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from syncclip.core.secrets import redacted
 from syncclip.core.text import ARTICLE, LONGEST, cut
 
 
@@ -17,7 +16,7 @@ class UserError(ValueError):
     """
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(cut(redacted(message), LONGEST))
+        super().__init__(cut(message, LONGEST))  # `cut` masks secrets
 
 
 def check_token(name: str, token: str) -> None:

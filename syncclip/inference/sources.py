@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import tarfile
 from collections import Counter
@@ -227,10 +228,12 @@ def _single(name: str) -> Source:
         if not name:
             raise UserError("the name is empty")
         try:
-            local = storage.is_local(name) and storage.local_path(name).is_file()
-            if local and (count := storage.local_path(name).stat().st_size) > MAX_IMAGE_BYTES:
-                raise _too_large(name, count)
-            return storage.read_bytes(name)
+            if not storage.is_local(name):
+                return storage.read_bytes(name)
+            with storage.open_read(name) as file:
+                if (count := os.fstat(file.fileno()).st_size) > MAX_IMAGE_BYTES:
+                    raise _too_large(name, count)
+                return file.read()
         except Exception as error:
             raise _as_user_error(error) from error
 

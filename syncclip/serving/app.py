@@ -59,7 +59,10 @@ MAX_RECEIVING, MAX_IN_FLIGHT = 1024, 128
 HEADER_SECONDS, BODY_SECONDS, RESPONSE_SECONDS = 10.0, 30.0, 60.0
 """Timeouts in seconds for receiving the header, transferring the body or response, and computing the response."""
 UNTHROTTLED_BYTES, BYTES_PER_SECOND = 4 << 20, 32 << 20
-"""Upload size in bytes above which a rate limit in bytes/s applies, so that large uploads don't delay others."""
+"""Upload size in bytes above which a rate limit in bytes/s applies, so that large uploads don't delay others.
+
+All large uploads to a proxy share the rate.
+"""
 MAX_HEADER_BYTES = 64 << 10
 LINGER_SECONDS = 2.0
 """Maximum time in seconds for discarding the rest of a rejected body; closing immediately could lose the response."""
@@ -107,6 +110,7 @@ class Front:
     def __init__(self, app: ASGIApp, token_sha256: bytes | None) -> None:
         self._app, self._token = app, token_sha256
         self._receiving, self._in_flight, self._buffered = Semaphore(MAX_RECEIVING), Semaphore(MAX_IN_FLIGHT), 0
+        self._limit = _RateLimit()
         self._page = resources.files(__package__).joinpath("assets/page.html").read_text(encoding="utf-8")
         self._requests = Counter("syncclip_serve_requests", "Completed requests.", ("path", "status"))
         bounds = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0]
@@ -118,7 +122,7 @@ class Front:
             await send({"type": "websocket.close"})
             return
         start, path = time.perf_counter(), scope["path"] if scope["path"] in ROUTES else "other"
-        incoming = _Incoming(receive)
+        incoming = _Incoming(receive, self._limit)
         try:
             response = await self._respond(scope, incoming)
         except HTTPException as error:
@@ -245,11 +249,24 @@ class _DisconnectedError(Exception):
     """The client has closed the connection."""
 
 
+class _RateLimit:
+    """The rate limit that a proxy's large bodies share."""
+
+    def __init__(self) -> None:
+        self._free_at = 0.0
+
+    async def wait(self, count: int) -> None:
+        """Wait until `count` bytes may be received in addition to those of earlier calls."""
+        now = asyncio.get_running_loop().time()
+        self._free_at = max(self._free_at, now) + count / BYTES_PER_SECOND
+        await asyncio.sleep(self._free_at - now)
+
+
 class _Incoming:
     """ASGI `receive` that throttles large bodies and records whether the request is complete."""
 
-    def __init__(self, receive: Receive) -> None:
-        self._receive, self._bytes, self.complete = receive, 0, False
+    def __init__(self, receive: Receive, limit: _RateLimit) -> None:
+        self._receive, self._limit, self._bytes, self.complete = receive, limit, 0, False
 
     async def __call__(self) -> Message:
         message = await self._receive()
@@ -257,7 +274,7 @@ class _Incoming:
         count = len(message.get("body", b""))
         self._bytes += count
         if self._bytes > UNTHROTTLED_BYTES:
-            await asyncio.sleep(count / BYTES_PER_SECOND)
+            await self._limit.wait(count)
         return message
 
     async def discard(self) -> None:

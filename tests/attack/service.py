@@ -23,33 +23,60 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from syncclip.serving.app import LINGER_SECONDS
+from syncclip.serving.decoding import CPU_SECONDS
 from tests.serving.served import Served, served
 
 STALLED, DRIPPING, LARGE, SCANS = 200, 200, 4, 4
 """Clients of each kind at the same time."""
-QUIET_SECONDS = 15.0
+ROUNDS, QUIET_SECONDS = 3, 15.0
+SETTLING_SECONDS = CPU_SECONDS + LINGER_SECONDS
+"""After an attack, the service may need this long to end its decoders and connections."""
 HEAD = b"POST /classify HTTP/1.1\r\nhost: localhost\r\n"
+
+
+@dataclass(frozen=True)
+class Round:
+    """Latencies of an honest client in seconds, without (quiet) and then under attack."""
+
+    quiet_p50: float
+    quiet_p95: float
+    p50: float
+    p95: float
+    health_longest: float
+    """Longest response time of `/healthz` under attack."""
 
 
 @dataclass
 class Result:
-    """Latencies in seconds and memory in bytes, without (quiet) and under attack."""
+    """Outcome of all rounds; memory in bytes.
+
+    The load of a busy machine changes between a quiet period and the attack that follows, so latencies are compared
+    within each round and judged by their median over the rounds.
+    """
 
     seconds: float
-    quiet_p50: float = 0.0
-    quiet_p95: float = 0.0
-    p50: float = 0.0
-    p95: float = 0.0
+    """Length of each attack."""
+    rounds: list[Round] = field(default_factory=list)
     requests: int = 0
     failed: int = 0
-    health_longest: float = 0.0
     memory_quiet: int = 0
     memory_peak: int = 0
     peaks: dict[str, int] = field(default_factory=dict)
-    """Peak of each kind of process."""
+    """Peak memory of each kind of process under attack."""
     works_afterwards: bool = False
     attackers: dict[str, int] = field(default_factory=dict)
-    """Answers to attackers, by kind and status; 0: the connection was closed."""
+    """Responses to attackers, by kind and status; 0: the connection was closed."""
+
+    @property
+    def slowdown(self) -> float:
+        """Median over the rounds of the 95th percentile under attack, relative to that of the quiet period before."""
+        return float(np.median([each.p95 / each.quiet_p95 for each in self.rounds]))
+
+    @property
+    def health_longest(self) -> float:
+        """Median over the rounds of the longest response time of `/healthz`, in seconds."""
+        return float(np.median([each.health_longest for each in self.rounds]))
 
 
 def picture() -> bytes:
@@ -69,13 +96,13 @@ def many_scans(count: int = 10_000) -> bytes:
     return data[:-2] + last * count + data[-2:]
 
 
-async def _stall(port: int, told: Counter[str]) -> None:
+async def _stall(port: int, responses: Counter[str]) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(HEAD + b"content-length: 1000000\r\n\r\n" + bytes(1000))
-    await _finish("stalled", reader, writer, told)
+    await _finish("stalled", reader, writer, responses)
 
 
-async def _drip(port: int, told: Counter[str]) -> None:
+async def _drip(port: int, responses: Counter[str]) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(HEAD + b"transfer-encoding: chunked\r\n\r\n")
 
@@ -87,15 +114,15 @@ async def _drip(port: int, told: Counter[str]) -> None:
                 await asyncio.sleep(0.2)
 
     dripping = asyncio.ensure_future(drip())
-    await _finish("dripping", reader, writer, told)
+    await _finish("dripping", reader, writer, responses)
     dripping.cancel()
 
 
-async def _large(port: int, told: Counter[str]) -> None:
+async def _large(port: int, responses: Counter[str]) -> None:
     for length in (b"content-length: 300000000\r\n\r\n", b"transfer-encoding: chunked\r\n\r\n"):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         piece, chunked = bytes(1 << 20), b"chunked" in length
-        response = asyncio.ensure_future(_finish("large", reader, writer, told))
+        response = asyncio.ensure_future(_finish("large", reader, writer, responses))
         with contextlib.suppress(OSError):
             writer.write(HEAD + length)
             for _ in range(300):
@@ -106,7 +133,7 @@ async def _large(port: int, told: Counter[str]) -> None:
         await response
 
 
-async def _scans(port: int, told: Counter[str]) -> None:
+async def _scans(port: int, responses: Counter[str]) -> None:
     part = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.jpg"\r\n\r\n' + many_scans() + b"\r\n"
     body = part * 4 + b"--x--\r\n"
     head = HEAD + b"content-type: multipart/form-data; boundary=x\r\ncontent-length: %d\r\n\r\n" % len(body)
@@ -115,25 +142,27 @@ async def _scans(port: int, told: Counter[str]) -> None:
         with contextlib.suppress(OSError):
             writer.write(head + body)
             await writer.drain()
-        await _finish("scans", reader, writer, told)
+        await _finish("scans", reader, writer, responses)
         await asyncio.sleep(0.5)
 
 
-async def _finish(kind: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, told: Counter[str]) -> None:
+async def _finish(
+    kind: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, responses: Counter[str]
+) -> None:
     line = b""
     with contextlib.suppress(OSError, asyncio.IncompleteReadError):
         line = await reader.readline()
-    told[f"{kind} {line.split()[1].decode() if line else 0}"] += 1
+    responses[f"{kind} {line.split()[1].decode() if line else 0}"] += 1
     writer.close()
 
 
 async def _attack(port: int, seconds: float) -> Counter[str]:
-    told: Counter[str] = Counter()
+    responses: Counter[str] = Counter()
 
     async def again(client: Callable[[int, Counter[str]], Coroutine[Any, Any, None]]) -> None:
         while True:
             with contextlib.suppress(OSError):
-                await client(port, told)
+                await client(port, responses)
             await asyncio.sleep(0.1)
 
     clients = [_stall] * STALLED + [_drip] * DRIPPING + [_large] * LARGE + [_scans] * SCANS
@@ -141,70 +170,95 @@ async def _attack(port: int, seconds: float) -> Counter[str]:
     await asyncio.wait(tasks, timeout=seconds)
     for task in tasks:
         task.cancel()
-    return told
+    return responses
 
 
 def _memory(service: Served) -> Counter[str]:
     """Bytes of the proxy, the replicas and their decoders."""
-    found: Counter[str] = Counter()
+    memory: Counter[str] = Counter()
     for process in psutil.Process(service.command.pid).children(recursive=True):
         with contextlib.suppress(psutil.Error):
             line = " ".join(process.cmdline())
             for kind in ("ServeReplica", "ProxyActor", "serving.decoding"):
                 if kind in line:
-                    found[kind] += process.memory_info().rss
-    return found
+                    memory[kind] += process.memory_info().rss
+    return memory
 
 
-def _measure(service: Served, seconds: float, result: Result) -> list[float]:
-    """Latencies of an honest client's requests, which it repeats where it is told to."""
-    ended, latencies, image = threading.Event(), [], picture()
+@dataclass
+class Measurement:
+    """Measurements of an honest client during one period."""
+
+    latencies: list[float] = field(default_factory=list)
+    failed: int = 0
+    health_longest: float = 0.0
+    memory_peak: int = 0
+    peaks: Counter[str] = field(default_factory=Counter)
+
+
+def _measure(service: Served, seconds: float) -> Measurement:
+    """Measure an honest client's requests; `ask` repeats those that the service refuses temporarily."""
+    ended, result, image = threading.Event(), Measurement(), picture()
 
     def watch() -> None:
         while not ended.wait(0.5):
-            begun = time.monotonic()
+            start = time.monotonic()
             assert service.ask("/healthz")[0] == 200
-            result.health_longest = max(result.health_longest, time.monotonic() - begun)
+            result.health_longest = max(result.health_longest, time.monotonic() - start)
             memory = _memory(service)
             result.memory_peak = max(result.memory_peak, sum(memory.values()))
-            result.peaks = {kind: max(count, result.peaks.get(kind, 0)) for kind, count in memory.items()}
+            result.peaks |= memory
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     end = time.monotonic() + seconds
-    while (begun := time.monotonic()) < end:
+    while (start := time.monotonic()) < end:
         status, _ = service.ask("/classify", image)
-        result.requests += 1
         result.failed += status != 200
-        latencies.append(time.monotonic() - begun)
+        result.latencies.append(time.monotonic() - start)
         time.sleep(0.05)
     ended.set()
     watcher.join()
-    return latencies
+    return result
+
+
+def _use_idle_cpus() -> None:
+    """Lower the priority of this process, and on Linux that of its session, which the scheduler treats as a unit."""
+    os.nice(19)
+    with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as file:
+        file.write("19")
 
 
 def attacked(run: str, seconds: float) -> Result:
-    """Serve a run, measure an honest client in quiet and under attack, and look whether the service works afterwards.
+    """Serve a run and attack it for `seconds` in each round; measure an honest client before and during each attack.
 
     The attackers run at the lowest priority: elsewhere they would not use the service's CPUs.
     """
     with served(run) as service:
         for _ in range(20):
             service.ask("/classify", picture())
-        result = Result(seconds)
-        quiet = _measure(service, QUIET_SECONDS, result)
-        result = Result(seconds, memory_quiet=result.memory_peak)
-        result.quiet_p50, result.quiet_p95 = (float(one) for one in np.quantile(quiet, [0.5, 0.95]))
-        command = [sys.executable, "-m", __spec__.name if __name__ == "__main__" else __name__]
-        attackers = subprocess.Popen(
-            [*command, "--clients", str(service.port), str(seconds)],
-            stdout=subprocess.PIPE,
-            text=True,
-            preexec_fn=lambda: os.nice(19),
-        )
-        latencies = _measure(service, seconds, result)
-        result.attackers = json.loads(attackers.communicate()[0])
-        result.p50, result.p95 = (float(one) for one in np.quantile(latencies, [0.5, 0.95]))
+        result, attackers = Result(seconds), Counter[str]()
+        for _ in range(ROUNDS):
+            quiet = _measure(service, QUIET_SECONDS)
+            command = [sys.executable, "-m", __spec__.name if __name__ == "__main__" else __name__]
+            clients = subprocess.Popen(
+                [*command, "--clients", str(service.port), str(seconds)],
+                stdout=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+                preexec_fn=_use_idle_cpus,
+            )
+            attack = _measure(service, seconds)
+            attackers.update(json.loads(clients.communicate()[0]))
+            quantiles = (float(value) for part in (quiet, attack) for value in np.quantile(part.latencies, [0.5, 0.95]))
+            result.rounds.append(Round(*quantiles, attack.health_longest))
+            result.requests += len(attack.latencies)
+            result.failed += attack.failed
+            result.memory_quiet = result.memory_quiet or quiet.memory_peak
+            result.memory_peak = max(result.memory_peak, attack.memory_peak)
+            result.peaks = dict(Counter(result.peaks) | attack.peaks)
+            time.sleep(SETTLING_SECONDS)
+        result.attackers = dict(attackers)
         result.works_afterwards = service.ask("/classify", picture())[0] == 200 and service.command.poll() is None
     return result
 
@@ -213,4 +267,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "--clients":
         print(json.dumps(asyncio.run(_attack(int(sys.argv[2]), float(sys.argv[3])))))
     else:
-        print(json.dumps(asdict(attacked(sys.argv[1], float(sys.argv[2]) if len(sys.argv) > 2 else 600.0)), indent=2))
+        print(json.dumps(asdict(attacked(sys.argv[1], float(sys.argv[2]) if len(sys.argv) > 2 else 200.0)), indent=2))

@@ -1,4 +1,4 @@
-"""The service under stalled, dripping, oversized and expensive requests for a minute."""
+"""The service under stalled, dripping, oversized and expensive requests, three times for a minute."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.attack.service import attacked
 from tests.conftest import TinyWorld
 
 SECONDS = float(os.environ.get("SYNCCLIP_ATTACK_SECONDS", "60"))
-"""Set the variable to 600 for the long attack."""
+"""Length of each of the three attacks; set the variable to 200 for the long test."""
 
 
 @pytest.mark.attack
@@ -24,9 +24,9 @@ SECONDS = float(os.environ.get("SYNCCLIP_ATTACK_SECONDS", "60"))
 def test_an_honest_client_is_served_while_others_attack(tiny: TinyWorld, tmp_path: Path) -> None:
     recipe = Recipe.load(tiny.recipe, ["training.method=zeroshot", "training.data=real"])
     result = attacked(jobs.run_here(recipe, str(tmp_path / "run")).url, SECONDS)
-    print(asdict(result))
+    print(asdict(result), result.slowdown)
     assert result.works_afterwards and result.failed == 0
-    assert result.p95 <= 3 * result.quiet_p95
+    assert result.slowdown <= 3
     assert result.health_longest <= 1.0
     assert result.memory_peak <= result.memory_quiet + 4 * MAX_BUFFERED_BYTES
     answers = result.attackers

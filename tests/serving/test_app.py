@@ -38,6 +38,8 @@ from syncclip.serving.app import (
     Batches,
     Front,
     Replica,
+    _Incoming,
+    _RateLimit,
     bounded_protocol,
     proxy_variables,
 )
@@ -443,6 +445,28 @@ def test_large_bodies_share_a_bounded_memory_and_leave_room_for_small_ones(
     assert ask(port, bytes(10_000))[::2] == (200, b"10000")
     for client in large:
         client.close()
+
+
+def test_large_bodies_share_the_rate_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": bytes(1 << 20), "more_body": True}
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    async def receive_bodies() -> None:
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: 0.0)
+        limit = _RateLimit()
+        for _ in range(2):
+            body = _Incoming(receive, limit)
+            for _ in range(6):
+                await body()
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    asyncio.run(receive_bodies())
+    assert pauses == [number * (1 << 20) / serving.BYTES_PER_SECOND for number in (1, 2, 3, 4)]
 
 
 @pytest.mark.parametrize("length", [300_000_000, None])
