@@ -12,7 +12,7 @@ demo: $(VENV)/installed  ## End to end on the toy benchmark: generate, train, co
 	$(BIN)/syncclip demo
 
 check: $(VENV)/installed-dev lint  ## Lint, types and quick tests (two minutes)
-	$(BIN)/pytest -n 4 --quick -m "not (cluster or ray or browser or slow or fault or attack)"
+	$(BIN)/pytest -n logical --quick -m "not (cluster or ray or browser or slow or fault or attack)"
 
 test: $(VENV)/installed-dev browser machines  ## All tests of a pull request; as root first installs Chromium, sshd, Slurm and Prometheus with apt-get; ARGS="-n 0 tests/shards -k order" selects some
 	@if $(HAS_BROWSER); then set --; \

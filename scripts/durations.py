@@ -1,4 +1,4 @@
-"""Trim .test_durations to tests that take at least 0.3 s.
+"""Trim .test_durations to tests that take at least 0.2 s.
 
 CI splits the tests by this file, and `make check` skips the tests in it.
 """
@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 FILE = Path(__file__).parents[1] / ".test_durations"
-MIN_SECONDS, MAX_ID = 0.3, 300
+MIN_SECONDS, MAX_ID = 0.2, 300
 
 
 def shortened(durations: dict[str, float]) -> dict[str, float]:
