@@ -51,11 +51,6 @@ class GainMap:
         return {configuration.id: configuration.label for configuration in self.configurations}
 
 
-def find_map(folder: str) -> str | None:
-    """Return the folder of a study with several pretrained tags: `folder` or its subfolder `study`; None if neither."""
-    return next((url for url in (folder, storage.join(folder, "study")) if read_state(url) is not None), None)
-
-
 def read_map(url: str) -> GainMap:
     """Read the map from a study's folder.
 

@@ -18,13 +18,13 @@ from rich.table import Table
 from syncclip import storage
 from syncclip.core.text import counted, printable
 from syncclip.datasets.loading import SHIPPED
-from syncclip.reports import gain_map
 from syncclip.reports.configurations import Numbers, gather_numbers
 from syncclip.reports.figures import nearer, payload
 from syncclip.reports.images import image_strips, reject_strips
 from syncclip.reports.inputs import Inputs, read_inputs
 from syncclip.reports.table import PageTable, costs, datasets_table, quality_table, runs_table, terminal_table
 from syncclip.reports.verdict import Verdict, verdict_on
+from syncclip.studies.levels_state import find_levels
 from syncclip.studies.outputs import CellState
 
 SCRIPTS = ("core.js", "save.js", "curve.js", "bars.js", "classes.js", "spread.js", "page.js")
@@ -80,8 +80,8 @@ def write_report(folder: str) -> StudyReport:
     Raises:
         UserError: the folder contains no study, run or synthetic dataset, or is not writable.
     """
-    if (map_folder := gain_map.find_map(folder)) is not None:
-        return _write_map(map_folder)
+    if (parent := find_levels(folder)) is not None:
+        return _write_map(parent)
     inputs = read_inputs(folder)
     numbers = Numbers() if inputs.kind == "set" else gather_numbers(inputs)
     url = storage.join(inputs.url, "report.html")
@@ -95,6 +95,8 @@ def write_report(folder: str) -> StudyReport:
 
 def _write_map(url: str) -> StudyReport:
     """Write the report of a study with several pretrained tags."""
+    from syncclip.reports import gain_map
+
     study = gain_map.read_map(url)
     verdict, metric = gain_map.judge(study)
     words = gain_map.page_words(study, verdict, metric)
