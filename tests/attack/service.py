@@ -16,7 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,48 +35,26 @@ SETTLING_SECONDS = CPU_SECONDS + LINGER_SECONDS
 HEAD = b"POST /classify HTTP/1.1\r\nhost: localhost\r\n"
 
 
-@dataclass(frozen=True)
-class Round:
-    """Latencies of an honest client in seconds, without (quiet) and then under attack."""
-
-    quiet_p50: float
-    quiet_p95: float
-    p50: float
-    p95: float
-    health_longest: float
-    """Longest response time of `/healthz` under attack."""
-
-
 @dataclass
-class Result:
-    """Outcome of all rounds; memory in bytes.
+class Measurement:
+    """Measurements of an honest client: latencies in seconds, memory in bytes."""
 
-    The load of a busy machine changes between a quiet period and the attack that follows, so latencies are compared
-    within each round and judged by their median over the rounds.
-    """
-
-    seconds: float
-    """Length of each attack."""
-    rounds: list[Round] = field(default_factory=list)
-    requests: int = 0
+    latencies: list[float] = field(default_factory=list)
     failed: int = 0
-    memory_quiet: int = 0
+    health_longest: float = 0.0
+    """Longest response time of `/healthz`."""
+    memory_before: int = 0
+    """Peak memory in the quiet period before the first attack."""
     memory_peak: int = 0
-    peaks: dict[str, int] = field(default_factory=dict)
-    """Peak memory of each kind of process under attack."""
-    works_afterwards: bool = False
-    attackers: dict[str, int] = field(default_factory=dict)
+    peaks: Counter[str] = field(default_factory=Counter)
+    """Peak memory of each kind of process."""
+    responses: Counter[str] = field(default_factory=Counter)
     """Responses to attackers, by kind and status; 0: the connection was closed."""
 
     @property
-    def slowdown(self) -> float:
-        """Median over the rounds of the 95th percentile under attack, relative to that of the quiet period before."""
-        return float(np.median([each.p95 / each.quiet_p95 for each in self.rounds]))
-
-    @property
-    def health_longest(self) -> float:
-        """Median over the rounds of the longest response time of `/healthz`, in seconds."""
-        return float(np.median([each.health_longest for each in self.rounds]))
+    def p95(self) -> float:
+        """95th percentile of the latencies."""
+        return float(np.quantile(self.latencies, 0.95))
 
 
 def picture() -> bytes:
@@ -185,20 +163,9 @@ def _memory(service: Served) -> Counter[str]:
     return memory
 
 
-@dataclass
-class Measurement:
-    """Measurements of an honest client during one period."""
-
-    latencies: list[float] = field(default_factory=list)
-    failed: int = 0
-    health_longest: float = 0.0
-    memory_peak: int = 0
-    peaks: Counter[str] = field(default_factory=Counter)
-
-
-def _measure(service: Served, seconds: float) -> Measurement:
-    """Measure an honest client's requests; `ask` repeats those that the service refuses temporarily."""
-    ended, result, image = threading.Event(), Measurement(), picture()
+def _measure(service: Served, seconds: float, result: Measurement) -> None:
+    """Add an honest client's requests to a measurement; `ask` repeats requests that get a 503."""
+    ended, image = threading.Event(), picture()
 
     def watch() -> None:
         while not ended.wait(0.5):
@@ -219,7 +186,6 @@ def _measure(service: Served, seconds: float) -> Measurement:
         time.sleep(0.05)
     ended.set()
     watcher.join()
-    return result
 
 
 def _use_idle_cpus() -> None:
@@ -229,17 +195,22 @@ def _use_idle_cpus() -> None:
         file.write("19")
 
 
-def attacked(run: str, seconds: float) -> Result:
-    """Serve a run and attack it for `seconds` in each round; measure an honest client before and during each attack.
+def attacked(run: str, seconds: float) -> tuple[Measurement, Measurement]:
+    """Serve a run, and measure an honest client in quiet and under attack, in alternating periods.
 
-    The attackers run at the lowest priority: elsewhere they would not use the service's CPUs.
+    Periods alternate because the load of a busy machine changes. The attackers run at the lowest priority: elsewhere
+    they would not use the service's CPUs.
+
+    Args:
+        seconds: length of each attack.
     """
+    quiet, attack = Measurement(), Measurement()
     with served(run) as service:
         for _ in range(20):
             service.ask("/classify", picture())
-        result, attackers = Result(seconds), Counter[str]()
         for _ in range(ROUNDS):
-            quiet = _measure(service, QUIET_SECONDS)
+            _measure(service, QUIET_SECONDS, quiet)
+            attack.memory_before = attack.memory_before or quiet.memory_peak
             command = [sys.executable, "-m", __spec__.name if __name__ == "__main__" else __name__]
             clients = subprocess.Popen(
                 [*command, "--clients", str(service.port), str(seconds)],
@@ -248,23 +219,17 @@ def attacked(run: str, seconds: float) -> Result:
                 start_new_session=True,
                 preexec_fn=_use_idle_cpus,
             )
-            attack = _measure(service, seconds)
-            attackers.update(json.loads(clients.communicate()[0]))
-            quantiles = (float(value) for part in (quiet, attack) for value in np.quantile(part.latencies, [0.5, 0.95]))
-            result.rounds.append(Round(*quantiles, attack.health_longest))
-            result.requests += len(attack.latencies)
-            result.failed += attack.failed
-            result.memory_quiet = result.memory_quiet or quiet.memory_peak
-            result.memory_peak = max(result.memory_peak, attack.memory_peak)
-            result.peaks = dict(Counter(result.peaks) | attack.peaks)
+            _measure(service, seconds, attack)
+            attack.responses.update(json.loads(clients.communicate()[0]))
             time.sleep(SETTLING_SECONDS)
-        result.attackers = dict(attackers)
-        result.works_afterwards = service.ask("/classify", picture())[0] == 200 and service.command.poll() is None
-    return result
+        assert service.ask("/classify", picture())[0] == 200, "the service works afterwards"
+        assert service.command.poll() is None
+    return quiet, attack
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "--clients":
         print(json.dumps(asyncio.run(_attack(int(sys.argv[2]), float(sys.argv[3])))))
     else:
-        print(json.dumps(asdict(attacked(sys.argv[1], float(sys.argv[2]) if len(sys.argv) > 2 else 200.0)), indent=2))
+        for measurement in attacked(sys.argv[1], float(sys.argv[2]) if len(sys.argv) > 2 else 200.0):
+            print(json.dumps(vars(measurement) | {"latencies": len(measurement.latencies), "p95": measurement.p95}))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -23,12 +22,12 @@ SECONDS = float(os.environ.get("SYNCCLIP_ATTACK_SECONDS", "60"))
 @pytest.mark.slow
 def test_an_honest_client_is_served_while_others_attack(tiny: TinyWorld, tmp_path: Path) -> None:
     recipe = Recipe.load(tiny.recipe, ["training.method=zeroshot", "training.data=real"])
-    result = attacked(jobs.run_here(recipe, str(tmp_path / "run")).url, SECONDS)
-    print(asdict(result), result.slowdown)
-    assert result.works_afterwards and result.failed == 0
-    assert result.slowdown <= 3
-    assert result.health_longest <= 1.0
-    assert result.memory_peak <= result.memory_quiet + 4 * MAX_BUFFERED_BYTES
-    answers = result.attackers
-    assert {"scans 400"} <= answers.keys() and answers.keys() & {"large 413", "large 503"}
-    assert not [kind for kind in answers if kind.endswith(" 200")]
+    quiet, attack = attacked(jobs.run_here(recipe, str(tmp_path / "run")).url, SECONDS)
+    print(quiet.p95, attack.p95, attack.health_longest, attack.responses)
+    assert attack.failed == 0
+    assert attack.p95 <= 3 * quiet.p95
+    assert attack.health_longest <= 1.0
+    assert attack.memory_peak <= attack.memory_before + 4 * MAX_BUFFERED_BYTES
+    kinds = attack.responses.keys()
+    assert {"scans 400"} <= kinds and kinds & {"large 413", "large 503"}
+    assert not [kind for kind in kinds if kind.endswith(" 200")]
