@@ -33,7 +33,7 @@ class LowRank(BlockPart):
 
 
 class ClipLora(Method):
-    """Low-rank updates of the attention in both towers (arXiv 2405.18541)."""
+    """Low-rank updates (LoRA) of the attention matrices in both towers (arXiv 2405.18541)."""
 
     class Settings(MethodSettings):
         learning_rate: float = Field(2e-4, gt=0)

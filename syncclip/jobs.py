@@ -140,7 +140,7 @@ def run_resolved(recipe: Recipe, folder: RunFolder, cache: ModelCache | None = N
 
 
 def evaluate(run: str, overrides: Sequence[str] = (), dataset: str | None = None, root: str | None = None) -> Run:
-    """Evaluate a finished run, and rewrite its `results.json` and `predictions.parquet`.
+    """Evaluate a finished run, and overwrite its `results.json` and `predictions.parquet`.
 
     Args:
         run: the run's folder or URL.

@@ -79,7 +79,7 @@ class Verification:
         files: number of files read.
         foreign: files that syncclip does not write and cannot verify.
         problems: one sentence for each corrupt, replaced or missing file.
-        shards: shards of the folder's synthetic dataset to regenerate.
+        shards: shards to regenerate in the folder's synthetic dataset.
         mendable: number of problems that can be fixed by regenerating these shards.
     """
 
@@ -335,7 +335,7 @@ def _require(file: str, matches: bool) -> None:
 
 
 def _log(folder: _Folder, name: str) -> bool:
-    """Check metrics or events against the checksum in a finished run's record; unfinished runs are still logging."""
+    """Check metrics or events against the checksum in a finished run's record; skip unfinished runs."""
     record = RunFolder(folder.url, "", "").record()
     if record is None or record.status != "finished" or not record.logs:
         return True

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     status = 1
 
     def end() -> None:
-        """Exit without running C++ destructors, during which native threads of Ray, gRPC and Arrow may crash."""
+        """Exit without running C++ destructors, which can crash native threads of Ray, gRPC and Arrow."""
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
                 stream.flush()

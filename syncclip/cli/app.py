@@ -1,6 +1,6 @@
 """The `syncclip` command: its subcommands, global options and one-line errors.
 
-Each command imports heavy modules when it runs, which keeps help and errors fast. A user error is printed as one line,
+Each command imports heavy modules only when it runs, to keep help and errors fast. A user error is printed as one line,
 and the exit status is 2; `--debug` adds the traceback.
 """
 
@@ -68,7 +68,7 @@ def options(
     trusted: Annotated[
         list[str] | None,
         typer.Option(
-            "--trust", metavar="NAME", help="Trust custom code (module:Class) that an untrusted file references."
+            "--trust", metavar="NAME", help="Trust custom code (module:Class) referenced by an untrusted file."
         ),
     ] = None,
     stores: Annotated[
@@ -77,7 +77,7 @@ def options(
     ] = None,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
-    """Apply the global options; they must precede the command to prevent shell patterns from adding any."""
+    """Apply the global options; they must precede the command, so that an expanded shell pattern cannot add any."""
     if debug:
         os.environ["SYNCCLIP_DEBUG"] = "1"
     if version:
@@ -170,7 +170,7 @@ def sentence(error: BaseException) -> str | None:
 
 
 def _no_such_command(name: str, group: str | None = None) -> str:
-    """Return the error message for an unknown command; suggest the most similar command, preferring `group`."""
+    """Return the error message for an unknown command; suggest the most similar command, preferably in `group`."""
     commands = [command.__name__ for command in COMMANDS]
     for prefix, typer_ in GROUPS.items():
         commands += [prefix, *(f"{prefix} {command.name}" for command in typer_.registered_commands)]

@@ -18,7 +18,7 @@ def with_storage(context: typer.Context, overrides: list[str]) -> list[str]:
     """Return a command's overrides, followed by the overrides from `--storage`.
 
     Raises:
-        UserError: an override that names code is also a file name, which a shell pattern may have inserted.
+        UserError: an override that names code is also the name of a file, so a shell pattern may have inserted it.
     """
     for override in overrides:
         if ":" in override and "=" in override and os.path.lexists(override):
@@ -48,7 +48,7 @@ Methods = Annotated[
 ]
 Synthetic = Annotated[
     str | None,
-    typer.Option("--synthetic", metavar="DIR", help="Folder with synthetic datasets, named like the real datasets."),
+    typer.Option("--synthetic", metavar="DIR", help="Folder of synthetic datasets, each named after its real dataset."),
 ]
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="A folder or a URL.")]
 Run = Annotated[
@@ -56,14 +56,12 @@ Run = Annotated[
 ]
 Backbone = Annotated[
     str | None,
-    typer.Option(
-        "--backbone", metavar="NAME", help="Current name or path of the run's CLIP model, if different from training."
-    ),
+    typer.Option("--backbone", metavar="NAME", help="Name or path of the run's CLIP model, if changed since training."),
 ]
 Pretrained = Annotated[
     str | None,
     typer.Option(
-        "--pretrained", metavar="TAG", help="Current tag or path of the run's CLIP weights, if different from training."
+        "--pretrained", metavar="TAG", help="Tag or path of the run's CLIP weights, if changed since training."
     ),
 ]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Number of images per forward pass.")]

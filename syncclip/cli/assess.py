@@ -1,4 +1,4 @@
-"""`syncclip assess`: whether synthetic images are expected to help, before an image is generated."""
+"""`syncclip assess`: predict whether synthetic images will help, before generating any."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def assess(
             default_factory=str,
             show_default=False,
             metavar="RECIPE_OR_DATASET",
-            help="Recipe, dataset name or folder of images; default: the recipe of the pilot.",
+            help="Recipe, dataset name or folder of images; default: the pilot's recipe.",
         ),
     ],
     overrides: Overrides,
@@ -43,12 +43,12 @@ def assess(
         typer.Option(
             "--pilot",
             metavar="DIR",
-            help="Finished study with 1 to 4 images per class, on validation images.",
+            help="Finished study with 1 to 4 images per class, evaluated on validation images.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Predict whether synthetic images will help, from a dataset and a CLIP model, without generating an image."""
+    """Predict from a dataset and a CLIP model whether synthetic images will help, without generating any."""
     loaded = _recipe(source, overrides, pilot)
     assessment = syncclip.assess(loaded, pilot)
     if as_json:
@@ -88,7 +88,7 @@ def lines(assessment: Assessment, source: str) -> list[str]:
 
 
 def first_lines(recipe: Recipe, source: str) -> list[str]:
-    """Return a recipe's assessment in three lines, or the reason why it failed; empty if CLIP would be downloaded."""
+    """Return a three-line assessment of a recipe, or the reason for a failure; empty if CLIP is not on this machine."""
     from syncclip.clip.backbone import is_local
 
     try:

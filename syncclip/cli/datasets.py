@@ -32,7 +32,7 @@ def check_command(
     root: Root = None,
     images: Annotated[bool, typer.Option("--images", help="Decode every image instead of a sample.")] = False,
 ) -> None:
-    """Check image counts, decode a sample of images, and report problems; exit with status 1 if there are problems."""
+    """Check image counts, decode a sample of images, and report problems; exit with status 1 if there are any."""
     from syncclip.datasets.catalog import DATASETS
     from syncclip.datasets.check import COUNTED, check
     from syncclip.datasets.folders import skipped_files

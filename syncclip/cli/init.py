@@ -79,7 +79,7 @@ def write_first_recipe(
         out: recipe file; default: `<name>.yaml` in the working directory.
 
     Raises:
-        UserError: the data is not a dataset, a sampled image cannot be read, a name is too long for the bundled CLIP,
+        UserError: `source` is not a dataset, a sampled image cannot be read, a name is too long for the bundled CLIP,
             an override is not in the `dataset` section, or the recipe file already exists.
     """
     for override in overrides:

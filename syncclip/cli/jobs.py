@@ -208,7 +208,7 @@ def reproduce(
     synthetic: Synthetic = None,
     out: Out = None,
 ) -> None:
-    """Run a protocol from the literature on all its datasets, and compare the results with published figures."""
+    """Run a protocol from the literature on all its datasets, and compare its results with published results."""
     from syncclip.protocols.run import Request, reproduce
 
     done = reproduce(Request(protocol, root, dataset, method, out, synthetic, overrides))
@@ -255,14 +255,14 @@ def submit(
         build = partial(cluster.reproduce_job, Request(recipe, root, dataset, method, out, synthetic, overrides))
     elif root or dataset or method or synthetic:
         raise UserError(
-            f"--root, --dataset, --method and --synthetic require reproduce; for {job.value}, use recipe settings"
+            f"--root, --dataset, --method and --synthetic only apply to reproduce; for {job.value}, use recipe settings"
         )
     elif job is JobName.classify:
         if len(overrides) != 1:
             raise UserError("submit classify requires two paths or URLs: a run and a folder of shards")
         build = partial(cluster.classify_job, recipe, overrides[0], out, actors or 1, num_gpus)
     elif actors or num_gpus:
-        raise UserError(f"--actors and --num-gpus require classify; for {job.value}, use recipe settings")
+        raise UserError(f"--actors and --num-gpus only apply to classify; for {job.value}, use recipe settings")
     else:
         build = partial(cluster.recipe_job, job.value, syncclip.Recipe.load(recipe, overrides), out)
     client = cluster.connect(address)

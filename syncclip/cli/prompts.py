@@ -17,7 +17,7 @@ app = typer.Typer(help="Import and export learned prompts, and show their neares
 @app.command("import")
 def import_command(
     source: Annotated[
-        str, typer.Argument(metavar="FILE_OR_DIR", help="Checkpoint file (model.pth.tar-N), or a folder of such files.")
+        str, typer.Argument(metavar="FILE_OR_DIR", help="Checkpoint file (model.pth.tar-N) or folder of checkpoints.")
     ],
     recipe: RecipeName,
     overrides: Overrides,
@@ -27,7 +27,7 @@ def import_command(
         typer.Option("--epoch", help="Epoch to load from a folder; default: best checkpoint if present, else newest."),
     ] = None,
     transfer: Annotated[
-        bool, typer.Option("--transfer", help="Allow classes that differ from the classes used in training.")
+        bool, typer.Option("--transfer", help="Allow classes that differ from those used in training.")
     ] = False,
 ) -> None:
     """Import prompts trained with a method's published code; the recipe sets method, backbone and dataset."""

@@ -25,13 +25,13 @@ def ls() -> None:
 
 @app.command("show")
 def show(recipe: RecipeName, overrides: Overrides) -> None:
-    """Print a recipe with all defaults, in the form that is stored with results."""
+    """Print a recipe with all defaults, as stored with results."""
     typer.echo(text.printable(syncclip.Recipe.load(recipe, overrides).to_yaml().rstrip(), "\n"))
 
 
 @app.command("explain")
 def explain(
-    key: Annotated[str, typer.Argument(metavar="KEY", help="Recipe key, such as training.epochs, or section.")],
+    key: Annotated[str, typer.Argument(metavar="KEY", help="Recipe key (such as training.epochs) or section.")],
 ) -> None:
     """Print the description, type and default of a key, or of all keys in a section."""
     from syncclip.recipe import reference

@@ -1,4 +1,4 @@
-"""`syncclip serve`: a trained run as an HTTP service."""
+"""`syncclip serve`: serve a trained run over HTTP."""
 
 from __future__ import annotations
 

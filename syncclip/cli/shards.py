@@ -89,7 +89,7 @@ def show(
 @app.command("import")
 def import_command(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="Split file, the file's folder, or tars with class labels.")
+        str, typer.Argument(metavar="SOURCE", help="Split file or its folder, or tars with class labels.")
     ],
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Dataset that defines the class labels.")],
     out: OutFolder,
@@ -146,7 +146,7 @@ def export_command(
     to: Annotated[str, typer.Option("--to", metavar="LAYOUT", help="Layout: folder, huggingface or split-zhou.")],
     out: OutFolder,
     licence: Annotated[
-        str, typer.Option("--license", help="Licence of the images for the dataset card (`huggingface` layout).")
+        str, typer.Option("--license", help="Image licence for the dataset card (`huggingface` layout).")
     ] = "unknown",
 ) -> None:
     """Export a synthetic dataset as one folder per class, a Hugging Face dataset, or a split file with images."""
@@ -163,7 +163,7 @@ def pack_command(
     out: Out = None,
     resize: Annotated[
         int | None,
-        typer.Option("--resize", metavar="PX", help="Target length of the shorter image side, in pixels."),
+        typer.Option("--resize", metavar="PX", help="Maximum length of the shorter image side, in pixels."),
     ] = None,
     shots: Annotated[str, typer.Option("--shots", help="Comma-separated numbers of shots per class.")] = "1,2,4,8,16",
     seeds: Annotated[str, typer.Option("--seeds", help="Comma-separated seeds of the few-shot samples.")] = "1,2,3",

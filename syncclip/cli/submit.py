@@ -284,7 +284,7 @@ def start(client: Any, job: Job) -> tuple[str, bool]:
 
 
 def follow(client: Any, name: str, stop: str) -> int:
-    """Print the job's log until the job ends, and the reason if it failed; return the exit status.
+    """Print the job's log until the job ends, then the reason for any failure; return the exit status.
 
     Args:
         stop: clause on how to stop the job, for the message after Ctrl-C.

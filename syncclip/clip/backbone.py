@@ -35,11 +35,13 @@ class BackboneSettings(Settings):
     """CLIP model: an open_clip name such as `ViT-B-16`, a folder, `hf-hub:owner/name`, or `icons` (bundled model)."""
     pretrained: str | None = None
     """Weights of an open_clip model: a tag such as `openai` or a file; None for folders and `hf-hub:…`. For `icons`, a
-    text tower with less name knowledge of the suite `symbols`, such as `names-3` (default: `names-all`)."""
+    text tower with less knowledge of the class names in the suite `symbols`, such as `names-3` (default:
+    `names-all`)."""
     precision: Precision = "fp32"
     """Precision of both towers; prompts and losses stay in fp32. fp16 requires a GPU and is for evaluation only."""
     checkpoint_activations: bool = False
-    """Recompute activations in the backward pass, which trades compute for memory."""
+    """Recompute activations in the backward pass (gradient checkpointing), which saves memory at the cost of
+    compute."""
 
     def placed(self) -> BackboneSettings:
         """Return the settings with absolute paths, for processes with a different working directory."""

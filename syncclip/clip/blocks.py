@@ -107,7 +107,8 @@ def autocast(precision: Precision, device: torch.device, learned: Iterable[Tenso
             raise UserError(f"backbone.precision: fp16 requires a GPU, but the device is {device}; use bf16 or fp32")
         if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in learned):
             raise UserError(
-                "backbone.precision: gradients underflow in fp16; train in bf16 or fp32, and use fp16 for evaluation"
+                "backbone.precision: gradients underflow in fp16; train in bf16 or fp32, and use fp16 only for "
+                "evaluation"
             )
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype, enabled=precision != "fp32")

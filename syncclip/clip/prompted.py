@@ -43,7 +43,7 @@ from syncclip.core.settings import Position
 
 
 class PromptedClip(nn.Module):
-    """A `Backbone`'s frozen text and vision towers, with support for prompts. Features are float32 and not normalised.
+    """Frozen text and vision towers of a `Backbone`, with prompt support. Features are float32 and not normalised.
 
     A tower that does not support prompts can still encode texts or images without prompts.
     """
@@ -157,7 +157,7 @@ class PromptedClip(nn.Module):
             inserted: vectors to insert after the start token of a causal tower, as an alternative to prompts.
 
         Returns:
-            Features (C, D), or (B, C, D) with prompts per image.
+            Features (C, D), or (B, C, D) with per-image prompts.
         """
         if not prompts and not len(parts) and inserted is None and self._text is None:
             return self._by_open_clip(self.model.encode_text, tokens.ids)

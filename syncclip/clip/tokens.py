@@ -98,7 +98,7 @@ def check_words(initial_words: str, tokens: int, n: int) -> None:
     if tokens < n:
         raise UserError(
             f"initial_words '{initial_words}' has {counted(tokens, 'token')}, but must initialise {n} text tokens; "
-            f"add words, remove all words, or use {counted(tokens, 'text token')}"
+            f"add words, set initial_words to '', or use {counted(tokens, 'text token')}"
         )
 
 

@@ -52,7 +52,7 @@ def train_transform(backbone: Backbone, scale: tuple[float, float] = (0.08, 1.0)
 
 
 def cut(image: Image.Image, preprocess: Callable[[Image.Image], Tensor]) -> Image.Image:
-    """Apply the resize and crop of `preprocess`, which maps the result and the original image to the same tensor."""
+    """Apply the resize and crop of `preprocess`; `preprocess` maps the result to the same tensor as the original."""
     result = image
     for step in getattr(preprocess, "transforms", ()):
         if isinstance(step, ToTensor):

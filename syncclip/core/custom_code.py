@@ -15,7 +15,7 @@ _PERMANENT = FileNotFoundError, PermissionError, IsADirectoryError, NotADirector
 
 
 class CustomCodeError(UserError):
-    """A permanent error in custom code, which is not retried."""
+    """A permanent error in custom code; tasks that raise it are not retried."""
 
 
 def custom_code_error(error: BaseException) -> CustomCodeError | None:

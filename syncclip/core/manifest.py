@@ -1,4 +1,4 @@
-"""Manifest of an export: the source of the export and the checksums of all files."""
+"""Manifest of an export: its source and the checksums of its files."""
 
 from __future__ import annotations
 

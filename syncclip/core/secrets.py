@@ -3,7 +3,7 @@
 The following values are secrets:
 
 * storage options that are not on the allowlist;
-* a URL's user and password, and parameters whose names suggest a signature, token or key;
+* a URL's user name and password, and parameters whose names suggest a signature, token or key;
 * the path in a tracking server's URL.
 
 Once the process has seen a secret, the secret is masked in messages from all libraries.
@@ -102,10 +102,10 @@ def harmless(options: Any) -> Any:
 
 
 def without_secrets(text: str, is_value: bool = False) -> str:
-    """Remove the users and passwords from all URLs in text, and mask the values of secret URL parameters.
+    """Remove user names and passwords from all URLs in a text, and mask the values of secret URL parameters.
 
     Args:
-        is_value: whether the text is a setting's value; if it is entirely a URL, its secrets may contain any character.
+        is_value: whether `text` is a setting's value; the secrets of a value that is a URL may contain any character.
     """
     if is_value and URL.match(text) is not None:
         text, named = WHOLE_USERINFO.sub(r"\1\2", text, count=1), WHOLE_NAMED
@@ -135,7 +135,7 @@ def json_without_secrets(text: str) -> str:
 
 
 def tracker_address(url: str) -> str | None:
-    """Remove the user, password, query, fragment and any path that may contain a token from a tracking server's URL.
+    """Strip a tracking server's URL of its user name, password, query, fragment and any path that may contain a token.
 
     Returns:
         The public part of the URL; None if the URL is malformed.

@@ -25,11 +25,11 @@ class Session:
     trusted: dict[str, bool] = field(default_factory=dict)
     """Maps trusted code (`module:Class`) to whether its module may be imported from a results folder."""
     untrusted_sources: dict[str, Path] = field(default_factory=dict)
-    """Maps untrusted code to the marker file of the results folder whose recipe names the code; for error messages."""
+    """Maps untrusted code to the marker file of the results folder whose recipe references it; for error messages."""
     listings: dict[str, str] = field(default_factory=dict)
     """Maps URLs of synthetic datasets to index checksums, if the index matches the folder listing."""
     lock: tuple[str, str] | None = None
-    """URL and token of the driver's lock, which protects the writes of workers; None if the driver holds no lock."""
+    """URL and token of the driver's lock, which guards the workers' writes; None if the driver holds no lock."""
     holds: list[Any] = field(default_factory=list, compare=False, repr=False)
     """Locks held by this process; not pickled."""
     untagged_buckets: set[str] = field(default_factory=set, compare=False, repr=False)

@@ -53,7 +53,7 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def as_ascii(text: str) -> str:
-    """Percent-encode all characters except printable ASCII characters."""
+    """Percent-encode all characters except printable ASCII."""
     return quote(text, safe="".join(map(chr, range(32, 127))), errors="surrogateescape")
 
 

@@ -30,7 +30,7 @@ class DatasetSettings(Settings):
     """Section `dataset` of a recipe: real images, their classes and few-shot sampling."""
 
     name: str = "icons/travel"
-    """Name of a shipped dataset or of a benchmark dataset in `root`, or path of custom data (class folders, a table of
+    """Name of a bundled dataset or of a benchmark dataset in `root`, or path to custom data (class folders, a table of
     paths and labels, an image folder with metadata, or WebDataset shards)."""
     root: str | None = None
     """Folder that contains the dataset given by `name`; for benchmark datasets, the root folder in CoOp's layout."""
@@ -50,7 +50,8 @@ class DatasetSettings(Settings):
     split_seed: int = 0
     """Seed for the random split of custom data without splits, or for sampling a missing `val` split."""
     resize: int | None = Field(default=None, ge=1)
-    """Length in pixels to which `shards pack` downscales the shorter side of larger images; None: no downscaling."""
+    """Maximum length of the shorter image side in pixels; `shards pack` downscales larger images. None: no
+    downscaling."""
 
 
 class ImageView(ImageSet):
@@ -93,7 +94,7 @@ class Splits(Mapping[Split, ImageSet]):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Classes, template and real images. A class id is an index into `classnames`; names may repeat.
+    """Classes, template and real images. A class id is an index into `classnames`; names need not be unique.
 
     The first classes are the base classes, which have real training images; the others are novel.
 
@@ -156,7 +157,7 @@ class Dataset:
         return filled(self.template, self.classnames[label])
 
     def without_training(self, classes: Iterable[int]) -> list[str]:
-        """Return the names of those given classes that have no training images, without opening packed splits."""
+        """Return the names of the given classes that have no training images, without opening packed splits."""
         labels = set(np.unique(self.split("train").labels).tolist()) if self.trained is None else self.trained
         return [self.classnames[label] for label in classes if label not in labels]
 

@@ -130,7 +130,7 @@ def draw_splits(
 
 
 def with_validation(splits: dict[Split, Labelled[ImageKey]], seed: int) -> dict[Split, Labelled[ImageKey]]:
-    """Return the splits; sample a missing validation split from each class's training images."""
+    """Return the splits; if there is no validation split, sample it from each class's training images."""
     if "val" in splits:
         return splits
     generator = random.Random(seed)

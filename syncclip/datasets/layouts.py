@@ -144,7 +144,7 @@ def _classnames(file: Path) -> dict[str, str]:
         wordnet, _, name = line.partition(" ")
         if not name or wordnet in name_of:
             raise UserError(
-                f"{file}, line {number}: {line!r} is not a unique WordNet id with a class name; fix the file."
+                f"{file}, line {number}: {line!r} is not a unique WordNet id followed by a class name; fix the file."
             )
         name_of[wordnet] = name.strip()
     return name_of

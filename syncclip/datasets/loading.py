@@ -50,7 +50,7 @@ def suite_of(settings: DatasetSettings) -> dict[str, DatasetSettings]:
 
 
 def load_dataset(settings: DatasetSettings) -> Dataset:
-    """Load a shipped dataset, a benchmark dataset or custom data, and apply `settings.base`.
+    """Load a bundled dataset, a benchmark dataset or custom data, and apply `settings.base`.
 
     Images are read on access.
 
@@ -89,7 +89,7 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
             "study` and `syncclip tune` run all datasets of a suite)."
         )
     elif root is None and name.partition("/")[0] in SHIPPED:
-        raise UserError(f"unknown shipped dataset {name!r}; {_alternatives(name.partition('/')[0])}")
+        raise UserError(f"unknown bundled dataset {name!r}; {_alternatives(name.partition('/')[0])}")
     elif name not in DATASETS:
         dataset, custom = _custom(settings, url), True
     elif storage.is_local(str(root)):
@@ -119,7 +119,7 @@ def _alternatives(suite: str) -> str:
 
 
 def is_dataset_name(name: str) -> bool:
-    """Return whether `name` refers to a shipped or benchmark dataset instead of a path."""
+    """Return whether `name` is a shipped or benchmark dataset rather than a path."""
     return name.partition("/")[0] in SHIPPED or name in DATASETS
 
 

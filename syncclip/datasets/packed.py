@@ -31,7 +31,7 @@ PACKED_FILE = "dataset.json"
 WHOLE_TRAIN = "train.parquet"
 """File with the class ids of the full training split, if `train/` contains only few-shot samples."""
 SHOTS, SEEDS = (1, 2, 4, 8, 16), (1, 2, 3)
-"""Default numbers of shots and seeds for few-shot sampling, as in the literature."""
+"""Default shots and seeds of the few-shot samples, as in the literature."""
 SHARD_IMAGES = 512
 QUALITY = 95
 """JPEG quality of downscaled images."""
@@ -113,10 +113,12 @@ def _classes(name: str, packed: PackedDataset, url: str, split: Split, owner: st
     if classes and not 0 <= min(classes) <= max(classes) < count:
         raise UserError(
             f"dataset {name!r}, split {split}: labels range from {min(classes)} to {max(classes)}, but the {count} "
-            f"classes have ids 0 to {count - 1}."
+            f"classes have ids 0 to {count - 1}; pack the dataset again."
         )
     if packed.only is not None and not classes <= set(packed.only):
-        raise UserError(f"dataset {name!r}, split {split}: contains images of classes that are not candidate classes.")
+        raise UserError(
+            f"dataset {name!r}, split {split}: some images belong to no candidate class; pack the dataset again."
+        )
     return classes
 
 
@@ -137,12 +139,12 @@ def pack(
     """Write shards of the few-shot training images, validation images and test images, and then `dataset.json`.
 
     Training images keep their index in the full split, which preserves the few-shot samples. Every image is decoded
-    once to detect corrupt files. After a crash, calling the function again resumes packing.
+    once to detect corrupt files. After a crash, repeat the call to resume.
 
     Args:
         dataset: dataset with its classes in their original order (see `loading.read_dataset`).
         url: output folder or URL.
-        shots, seeds: numbers of shots and seeds for few-shot sampling.
+        shots, seeds: shots and seeds of the few-shot samples; each pair of a shot count and a seed is a sample.
         resize: maximum length of the shorter side in pixels; larger images are downscaled (bicubic) and saved as
             JPEG. None: files are unchanged.
 
@@ -218,7 +220,7 @@ def _claim(dataset: Dataset, url: str, shots: Sequence[int], seeds: Sequence[int
         existing = parse_json(storage.read_verified(file), file, dict, "pack into a different folder")
         if key := next((key for key in identity if existing.get(key) != identity[key]), None):
             raise UserError(
-                f"{url}: contains a different packed dataset ({key} is {existing.get(key)!r}, not {identity[key]!r}); "
+                f"{url} contains a different packed dataset ({key} is {existing.get(key)!r}, not {identity[key]!r}); "
                 "use a different folder."
             )
     elif storage.listdir(url):

@@ -105,7 +105,9 @@ def _rows(file: Path, split: Split | None) -> list[Row]:
         if path in (None, "") or label in (None, ""):
             raise UserError(f"{location}: empty path or label; complete or remove the row.")
         if not isinstance(path, str):
-            raise UserError(f"{location}: {columns[0]!r} is not a path; store images as files and list their paths.")
+            raise UserError(
+                f"{location}: column {columns[0]!r} contains no path; store images as files and list their paths."
+            )
         if not isinstance(label, str | int) or isinstance(label, bool):
             raise UserError(f"{location}: label {label!r} is neither a class name nor an integer.")
         if columns[3] is None:
@@ -165,7 +167,7 @@ def _first_present(alternatives: Sequence[Sequence[str]], header: Collection[str
 def _parquet_columns(
     data: bytes, url: str, alternatives: Sequence[Sequence[str]]
 ) -> tuple[list[str], list[str | None], Iterator[list[Any]]]:
-    """Read columns of a parquet file; size limits reject files that expand from kilobytes to gigabytes."""
+    """Read columns of a parquet file; size limits reject decompression bombs."""
     import pyarrow as pa  # slow to import
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -179,7 +181,8 @@ def _parquet_columns(
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not (pa.types.is_primitive(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
             raise UserError(
-                f"{url}: column {name!r} is {cut(str(kind))}, neither text nor a number; convert the column to text."
+                f"{url}: column {name!r} has type {cut(str(kind))}, which is neither text nor numeric; convert it to "
+                "text."
             )
     groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
     chunks = [group.column(number) for group in groups for number in range(group.num_columns)]

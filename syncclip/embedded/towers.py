@@ -1,4 +1,4 @@
-"""Text towers of the bundled CLIP model at several levels of name knowledge, stored in 8-bit integers."""
+"""Text towers of the bundled CLIP model at several levels of name knowledge, stored as 8-bit integers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SCALE, ROWS, TOKENS = ".scale", ".rows", "token_embedding.weight"
 
 
 def write_tower(tower: dict[str, Tensor], weights: dict[str, Tensor], path: Path) -> None:
-    """Write matrices in 8 bits with a scale per row, and only the token embeddings that differ from `weights`."""
+    """Write 8-bit matrices with a scale per row, omitting token embeddings that are equal to those in `weights`."""
     import torch
     from safetensors.torch import save_file
 
@@ -37,7 +37,7 @@ def write_tower(tower: dict[str, Tensor], weights: dict[str, Tensor], path: Path
 
 
 def load_tower(model: nn.Module, tag: str) -> None:
-    """Replace the text tower of the bundled model, which keeps its image tower."""
+    """Replace the text tower of the bundled model; the image tower is unchanged."""
     import torch
     from safetensors.torch import load_file
 

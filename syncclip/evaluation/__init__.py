@@ -1,1 +1,1 @@
-"""Evaluation: predict test images with a method, and compute the metrics of all protocols."""
+"""Evaluation: classify test images with a method, and compute the metrics of all protocols."""

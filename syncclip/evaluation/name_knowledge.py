@@ -36,13 +36,13 @@ class NameKnowledge:
 def name_knowledge(features: npt.ArrayLike, labels: npt.ArrayLike, text_features: npt.ArrayLike) -> NameKnowledge:
     """Compare zero-shot classification with leave-one-out class means, without test images.
 
-    The mean of an image's own class excludes the image. Images without another image of their class are excluded from
-    both accuracies. Both classifiers use cosine similarity and the same candidate classes: those with images.
+    The mean of an image's own class excludes the image. Images that are the only image of their class are excluded
+    from both accuracies. Both classifiers use cosine similarity and the same candidate classes: those with images.
 
     Args:
-        features: (N, D) image features, such as those of the few-shot sample of the base classes; any length.
+        features: (N, D) image features, such as those of the base classes' few-shot sample; of any norm.
         labels: (N,) class ids in 0 .. C - 1.
-        text_features: (C, D) text features of the classes; any length.
+        text_features: (C, D) text features of the classes; of any norm.
     """
     images, texts, ids = _unit(features), _unit(text_features), np.asarray(labels, np.int64)
     assert images.shape[:1] == ids.shape and images.shape[1:] == texts.shape[1:], "one label per feature, one dimension"

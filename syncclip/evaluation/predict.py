@@ -83,7 +83,7 @@ def predict(
     temperature: float = 1.0,
     domains: Sequence[TestDomain | None] = (None,),
 ) -> list[Predictions]:
-    """Predict all images, or one of several parts; class names are encoded only once.
+    """Classify all images, or one of several parts; class names are encoded only once.
 
     Predictions are bit-identical for any number of parts, because each part consists of whole batches. If there are
     fewer batches than parts, some parts are empty.
@@ -125,7 +125,7 @@ def fit_temperature(
 ) -> float:
     """Fit the temperature T that minimises the cross-entropy of softmax(logits / T) on images of base classes.
 
-    The loss is convex in 1/T. The root of the loss derivative is found by bisection in [1/100, 100]. See
+    The loss is convex in 1/T. The root of the loss derivative is computed by bisection in [1/100, 100]. See
     `predict` for the arguments.
 
     Raises:
@@ -136,8 +136,8 @@ def fit_temperature(
     labels = torch.from_numpy(np.array(images.labels, np.int64))
     if not bool((of_base := labels < base).any()):
         raise UserError(
-            "evaluation.calibrate: there are no validation images of base classes to fit the temperature; add images "
-            "or set evaluation.calibrate=false"
+            "evaluation.calibrate requires validation images of base classes, but there are none; add images or set "
+            "evaluation.calibrate=false"
         )
     batch_logits = [logits for _, (logits,) in _logits(method, images, transform, batches(len(images), batch), threads)]
     logits, target = torch.cat(batch_logits)[of_base], labels[of_base, None]
@@ -299,7 +299,7 @@ def read_results(url: str, owner: str | None = None) -> dict[str, Any]:
 def _predict(
     logits: Tensor, labels: Tensor, base: int, candidates: Sequence[int] | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Compute the columns of `Predictions` that follow `label` from (B, C) logits."""
+    """From (B, C) logits, compute the columns of `Predictions` that follow `label`."""
     if candidates is not None:
         others = torch.ones(logits.shape[1], dtype=torch.bool)
         others[list(candidates)] = False

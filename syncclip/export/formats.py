@@ -82,7 +82,10 @@ def _check_method(model: Model, to: Format) -> None:
             "or torch"
         )
     if to == "vectors" and method.has_several_image_features:
-        raise UserError(f"--to vectors: {name} uses more than one feature per image; use --to onnx or torch")
+        raise UserError(
+            f"--to vectors: {name} uses more than one feature per image, which vectors can't represent; use --to "
+            "onnx or torch"
+        )
 
 
 def _write(classifier: onnx.Classifier, to: Format, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""A trained run as an image classifier, loaded without its dataset."""
+"""Image classifier from a trained run, loaded without the run's dataset."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Label(NamedTuple):
 
 
 class Model:
-    """A trained run as a classifier. Calls from several threads are serialised.
+    """Image classifier from a trained run. Calls from several threads are serialised.
 
     Attributes:
         url: folder or URL of the run.
@@ -182,8 +182,8 @@ def load(run: str, backbone: str | None = None, pretrained: str | None = None, d
 
     Args:
         run: folder or URL, or `hf://owner/name` on the Hugging Face Hub.
-        backbone: current `backbone.name` of the run's CLIP model, if it has moved; None: as in training.
-        pretrained: current `backbone.pretrained` of the CLIP model, if it has moved; None: as in training.
+        backbone: current `backbone.name` of the run's CLIP model, if changed since training; None: unchanged.
+        pretrained: current `backbone.pretrained` of the CLIP model, if changed since training; None: unchanged.
         device: auto (a GPU if available), cpu or cuda.
 
     Raises:

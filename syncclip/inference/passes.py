@@ -57,7 +57,7 @@ class Passed(NamedTuple):
 
 
 class ShardPredictions(NamedTuple):
-    """Content and totals of a shard's predictions file."""
+    """Content of a shard's predictions file, and the shard's totals."""
 
     data: bytes
     images: int

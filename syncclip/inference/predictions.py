@@ -65,7 +65,7 @@ def classify(
     batch: int = BATCH,
     skipped: Counter[str] | None = None,
 ) -> Iterator[Prediction]:
-    """Yield predictions for the images found by `find_images`, in order.
+    """Yield predictions for the images from `find_images`, in order.
 
     Args:
         top: number of classes per image.

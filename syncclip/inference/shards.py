@@ -63,7 +63,7 @@ def classify_shards(
         top: number of classes per image.
         batch: batch size; batch size and device may affect the least significant bits of the probabilities.
         pool: number and resources of actors.
-        backbone_arguments: `backbone` and `pretrained` arguments of `load`, if the CLIP model has moved.
+        backbone_arguments: `backbone` and `pretrained` arguments of `load`, if changed since training.
 
     Raises:
         UserError: there are no tars or no run, a tar does not match its commit marker, existing tables belong to a
@@ -111,7 +111,7 @@ def _tars(url: str, names: Collection[str]) -> dict[str, str | None]:
 
 
 def _mismatch(tar: str) -> str:
-    return f"{tar} does not match its commit marker; see `syncclip verify`"
+    return f"{tar} does not match its commit marker; run `syncclip verify`"
 
 
 def predictions_among(names: Collection[str]) -> set[str]:

@@ -197,7 +197,7 @@ class ShardTeacher(ShardPass):
         url = storage.join(job.url, name)
         tar = storage.read_bytes(url, sha256=shard.sha256)
         if hashlib.sha256(tar).hexdigest() != shard.sha256:
-            raise UserError(f"{url}: the tar's bytes do not match its commit marker; see `syncclip shards verify`")
+            raise UserError(f"{url}: the tar does not match its commit marker; run `syncclip shards verify`")
         rows = read_table(job.url, shard.shard, shard.table_sha256).to_pylist()
 
         def pixels(row: Mapping[str, int]) -> Tensor | None:

@@ -186,7 +186,7 @@ class _Finder:
                         yield Source(name, partial(bytes, content.read()))
         except tarfile.TarError as error:
             raise UserError(
-                f"{url}: damaged tar file ({error}); only images before the damaged position are classified"
+                f"{url}: corrupt tar file ({error}); only images before the corrupt position are classified"
             ) from error
 
 
@@ -249,7 +249,7 @@ def _in_table(url: str) -> Iterator[Source]:
     folder = folder.rpartition("/")[0] if "/" in folder else "."
     for number, (value, *_) in enumerate(rows, start=1):
         if not isinstance(value, str) or not value:
-            yield _broken(f"{url}, row {number}", UserError(f"{column} is not a path: {value!r}"))
+            yield _broken(f"{url}, row {number}", UserError(f"column {column!r} contains no path: {value!r}"))
         else:
             yield _single(value if scheme(value) or value.startswith("/") else storage.join(folder, value))
 

@@ -92,7 +92,7 @@ def read_checkpoint(url: str) -> DasslCheckpoint:
             loaded = _load(copy, url)
     state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
     if not isinstance(state, Mapping) or not state or not all(isinstance(t, Tensor) for t in state.values()):
-        raise UserError(f"{url} contains no state dict of tensors; use a checkpoint of a method's published code")
+        raise UserError(f"{url} contains no state dict of tensors; use a checkpoint saved by a method's published code")
     epoch = loaded.get("epoch")
     return DasslCheckpoint(url, epoch if isinstance(epoch, int) else None, {str(k): t for k, t in state.items()})
 

@@ -64,7 +64,7 @@ def push(run: str, repo: str, private: bool = False, revision: str | None = None
 
 
 def _public(recipe: Recipe) -> Recipe:
-    """Return the recipe without storage settings, tracker settings and the folder parts of paths."""
+    """Return the recipe without storage settings, tracker settings or the folders in paths."""
     values = recipe.model_dump(mode="json", exclude={"storage"})
     for key in ("trackers", "tracking_project", "mlflow_uri"):
         values["training"].pop(key, None)

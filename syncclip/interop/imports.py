@@ -184,7 +184,7 @@ def _check_values(learned: Tensors, url: str) -> None:
         if not (stored and vectors and tensor.isfinite().all()):
             raise UserError(f"{url}: {name} must contain vectors of finite numbers; use a different checkpoint")
         if name == "running_var" and (tensor < 0).any():
-            raise UserError(f"{url}: {name} must not contain negative variances; use a different checkpoint")
+            raise UserError(f"{url}: {name} contains negative variances; use a different checkpoint")
 
 
 def _check_settings(settings: MethodSettings, shape: Mapping[str, int | bool], url: str, section: str) -> None:

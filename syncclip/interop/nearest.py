@@ -45,7 +45,7 @@ def nearest_words(clip: PromptedClip, vectors: Tensor, count: int) -> list[list[
 
 
 def _word(tokenizer: Any, token: int) -> str:
-    """Return a token's text in an open_clip or Hugging Face tokenizer."""
+    """Return the text of a token of an open_clip or Hugging Face tokenizer."""
     from open_clip.tokenizer import bytes_to_unicode
 
     if hasattr(tokenizer, "decoder"):

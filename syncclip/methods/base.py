@@ -57,7 +57,7 @@ class Method(nn.Module):
         weights: weights of loss terms by name; a missing term has weight 1.
         work: how a training step is split across ranks and chunks; set by the training loop.
         prepares: number of augmented views of the training images required by `prepare`.
-        prepares_all: whether each view contains every selected synthetic image instead of those of the first epoch.
+        prepares_all: whether each view contains every selected synthetic image, not only those of the first epoch.
         trains: whether to run training steps after `prepare`.
     """
 

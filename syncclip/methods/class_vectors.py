@@ -44,6 +44,6 @@ class ClassVectors(Method):
                 self.vectors.copy_(self.start())
 
     def vector_features(self, classes: slice) -> Tensor:
-        """Return the unit-length vectors (C, D) for a slice of the classes: the initial values before training."""
+        """Return the unit-length vectors (C, D) for a slice of the classes; before training, the initial values."""
         vectors = self.vectors if self.begun or self.vectors.any() else self.start()
         return normalize(vectors[classes], dim=-1)

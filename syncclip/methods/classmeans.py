@@ -15,10 +15,10 @@ from syncclip.methods.settings import ClassMeansSettings
 
 
 class ClassMeans(Method):
-    """Training-free classifier of class means on the frozen CLIP model, as a baseline for learned methods.
+    """Training-free classifier based on class means of frozen CLIP features; a baseline for learned methods.
 
-    Let t be a class's text feature and m the normalised mean of the unit-length features of its training images (both
-    of unit length). The class vector is
+    Let t be a class's unit-length text feature, and m the normalised mean of the unit-length features of its training
+    images. The class vector is
 
         w t + (1 - w) m,   normalised,
 

@@ -1,4 +1,4 @@
-"""MMA: adapters parallel to the higher blocks of both towers, with a shared inner layer."""
+"""MMA: parallel adapters in the later blocks of both towers, with a shared inner layer."""
 
 from __future__ import annotations
 

@@ -151,8 +151,8 @@ class TcpSettings(ContextSettings):
     class_tokens: int = Field(4, ge=1, le=1024)
     """Number of class-specific vectors inserted before `block`."""
     block: int | None = Field(None, ge=2)
-    """Block (1-based) before which the class-specific vectors are inserted; by default, block 9, or the last block of a
-    shallower tower."""
+    """Block (1-based) before which the class-specific vectors are inserted; by default, 9, or the last block if the
+    tower has fewer."""
     suffix: Template | None = None
     """Text after the learned vectors, with `{}` for the class name; by default, the part of the dataset's template from
     the class name onwards."""
@@ -219,9 +219,9 @@ class PromptSrcSettings(IvlpSettings):
     """Templates for the frozen prompts; by default, the published templates that fit the CLIP model's context
     length."""
     aggregation_mean: float = 15.0
-    """Mean of the Gaussian weights for averaging prompts over epochs, in epochs (1-based)."""
+    """Mean of the Gaussian weights for averaging prompts over epochs, as a 1-based epoch number."""
     aggregation_std: float = Field(1.0, gt=0)
-    """Standard deviation of the Gaussian weights for averaging prompts over epochs, in epochs."""
+    """Standard deviation, in epochs, of the Gaussian weights for averaging prompts."""
 
 
 class SyncClipSettings(IvlpSettings):
@@ -243,18 +243,18 @@ class SyncClipSettings(IvlpSettings):
     temperature: float = added(1.0, gt=0)
     """Distillation temperature for teacher and student."""
     class_vectors: bool = added(False)
-    """Learn one vector per class, initialised with the unit-length feature of the dataset's template, in place of the
-    text prompts (an extension)."""
+    """Learn one vector per class instead of text prompts, initialised with the normalised text feature of the dataset's
+    template (an extension)."""
     test_domain: TestDomain = added("real")
-    """Domain whose visual prompts encode test images: "real" as published, "synthetic", or "both", which averages the
-    logits of both domains (an extension)."""
+    """Domain whose visual prompts are used to encode test images: "real" as published, "synthetic", or "both", which
+    averages the logits of both domains (an extension)."""
 
     @property
     def uses_teacher(self) -> bool:
         return self.distillation_weight > 0
 
     def test_domains(self, data: str) -> tuple[TestDomain, ...]:
-        """Return the trained domains; real-domain prompts are also available with their initial values."""
+        """Return the trained domains and "real"; without real images, its prompts keep their initial values."""
         synthetic: tuple[TestDomain, ...] = ("synthetic",) if data in ("synthetic", "both") else ()
         return ("real", *synthetic, "both") if data == "both" else ("real", *synthetic)
 
@@ -272,7 +272,7 @@ class ProbeSettings(MethodSettings):
     """Section `methods.probe`."""
 
     learning_rate: float = Field(0.1, gt=0)
-    """Peak learning rate of SGD without weight decay (after warm-up)."""
+    """Peak SGD learning rate (after warm-up); no weight decay is used."""
     templates: tuple[Template, ...] | None = Field(None, min_length=1)
     """Prompt templates with `{}` for the class name, whose mean feature initialises each class vector; by default, the
     dataset's template."""
@@ -360,7 +360,7 @@ class ClipLoraSettings(MethodSettings):
     def _check_domain_rank(self) -> ClipLoraSettings:
         if self.domain_rank and self.towers == "text":
             raise ValueError(
-                f"domain_rank is {self.domain_rank} and requires the vision tower, but towers is 'text'; set "
+                f"domain_rank is {self.domain_rank}, which requires the vision tower, but towers is 'text'; set "
                 "towers=both or domain_rank=0"
             )
         return self
@@ -401,7 +401,7 @@ class MmaSettings(MethodSettings):
     width: int = Field(32, ge=1, le=16384)
     """Width of the adapters' inner layers."""
     scale: float = Field(0.001, gt=0)
-    """Scale factor applied to an adapter's output before the output is added to the block's output."""
+    """Scale factor applied to an adapter's output before adding it to the block's output."""
     first_block: int | None = Field(None, ge=1)
     """First block with an adapter (1-based); by default, 5, or 1 if a tower has fewer than five blocks."""
     last_block: int | None = Field(None, ge=1)
@@ -510,13 +510,13 @@ class MethodsSettings(Settings):
     tip: TipSettings = TipSettings()
     """Zero-shot CLIP with a cache of image features, optionally fine-tuned (arXiv 2207.09519)."""
     classmeans: ClassMeansSettings = added(ClassMeansSettings())
-    """Mean image feature of each class, mixed with its prompt feature, without training steps."""
+    """Training-free combination of each class's mean image feature and its prompt feature."""
     cliplora: ClipLoraSettings = ClipLoraSettings()
-    """Low-rank updates of the attention in both towers (arXiv 2405.18541)."""
+    """Low-rank updates (LoRA) of the attention matrices in both towers (arXiv 2405.18541)."""
     twostage: TwoStageSettings = TwoStageSettings()
     """Two-stage training: layer norms first, then a vector for each training class (2SFS, arXiv 2503.11609)."""
     mma: MmaSettings = MmaSettings()
-    """Adapters parallel to the higher blocks of both towers, with a shared inner layer (MMA, CVPR 2024)."""
+    """Parallel adapters in the later blocks of both towers, with a shared inner layer (MMA, CVPR 2024)."""
     mmrl: MmrlSettings = MmrlSettings()
     """Tokens from a space shared by both towers, inserted into later blocks (arXiv 2503.08497)."""
     tcp: TcpSettings = TcpSettings()
@@ -553,7 +553,7 @@ def custom_method(name: str) -> type[Any]:
     """
     if ":" not in name:
         names = [field for field in MethodsSettings.model_fields if field != "custom"]
-        raise UserError(f"there is no method {name!r}; {did_you_mean(name, names)}")
+        raise UserError(f"unknown method {name!r}; {did_you_mean(name, names)}")
     try:
         method = getattr(module_of(name), name.partition(":")[2])
     except UserError:

@@ -27,7 +27,7 @@ class SyncClip(ClassVectors, Ivlp):
 
     The losses are cross entropy on real images over the base classes, cross entropy on synthetic images of base and
     novel classes over all classes, and domain alignment. A fourth loss, which is not in the paper and is disabled by
-    default, is the KL divergence from a teacher on synthetic images over all classes.
+    default, is the KL divergence from a teacher's soft labels on synthetic images, over all classes.
 
     With `class_vectors`, another extension, a learned vector per class replaces the text prompts.
     """

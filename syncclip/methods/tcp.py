@@ -22,7 +22,7 @@ BLOCK = 9  # published setting for towers with 12 blocks
 
 
 class QuickGelu(nn.Module):
-    """Activation function x * sigmoid(1.702 x) of the published network; the CLIP model's activation may differ."""
+    """QuickGELU activation x * sigmoid(1.702 x) of the published network; the CLIP model's activation may differ."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * (1.702 * x).sigmoid()
@@ -33,7 +33,7 @@ class Tcp(Method):
 
     A class prompt is [V1]...[Vn][name][suffix] with learned vectors V shared by all classes. Before one of the later
     blocks, class-specific vectors replace the hidden states of the learned vectors. A small network generates the
-    class-specific vectors from the unit-length frozen features of hand-written prompts, including for novel classes.
+    class-specific vectors from the unit-length frozen features of hand-written prompts, also for novel classes.
     The loss is the KgCoOp loss.
 
     Source: the paper and its published code, where class-specific vectors have a constant mixing weight of 1 and thus

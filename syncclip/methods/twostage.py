@@ -98,5 +98,5 @@ def _norms(key: str, first: int, blocks: Iterable[Any]) -> list[BlockPart]:
 
 
 def _start(frozen: Tensor) -> nn.Parameter:
-    """Return a trainable copy of a frozen tensor with torch's default device and dtype."""
+    """Return a trainable copy of a frozen tensor, on torch's default device and with its default dtype."""
     return nn.Parameter(torch.empty(frozen.shape).copy_(frozen.detach()))

@@ -67,7 +67,7 @@ class Scores:
         return published().of(self.protocol.name, over, line.method) if comparable else {}
 
     def label(self, line: ResultLine) -> str:
-        """Return the label of a table row, with the number of synthetic images if this number varies between rows."""
+        """Return the label of a table row, including the number of synthetic images if it varies between rows."""
         amounts = {other.images_per_class for other in self.lines} - {None}
         amount = f", {line.images_per_class} synthetic" if line.images_per_class is not None else ""
         return line.name + (amount if len(amounts) > 1 else "")

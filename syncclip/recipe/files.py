@@ -1,4 +1,4 @@
-"""Recipe files: lookup, inheritance (`extends`) and parsing of YAML to plain values."""
+"""Recipe files: lookup, inheritance (`extends`) and parsing of YAML into plain values."""
 
 from __future__ import annotations
 
@@ -148,7 +148,9 @@ def _layers(url: str, label: str, own: bool, within: list[str]) -> list[_Layer]:
     if "${" in str(bases):
         bases = list(OmegaConf.merge(last.config, {"extends": bases}).extends)
     if not last.own and any(".." in base or base.startswith(("/", "~")) or "://" in base for base in bases):
-        raise UserError(f"{url}: extends {bases[0]!r}; only your own recipes may extend files elsewhere{last.reason}")
+        raise UserError(
+            f"{url}: extends {bases[0]!r}; only your own recipes may extend files outside their folder{last.reason}"
+        )
     for base in bases:
         absolute = base in shipped() or base.startswith("/") or "://" in base or not folder
         base_url, base_label = _find(base if absolute else storage.join(folder, base))

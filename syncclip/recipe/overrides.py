@@ -27,7 +27,7 @@ _CONFIGURATION_VALUES = re.compile(r"(study\.configurations\.\d+\.(overrides|sea
 
 
 def split_overrides(overrides: Sequence[str], model: type[BaseModel]) -> dict[str, Any]:
-    """Parse "section.key=value" to {"section.key": value} by the type of the key in `model`; trust code in the values.
+    """Parse "section.key=value" into {"section.key": value} by the key's type in `model`; trust code in the values.
 
     The value of a text key is the text itself, or None for `null` if allowed; all other values are YAML. If a key
     allows text and another type, such as a path or a list of paths, YAML of the other type takes precedence.
@@ -44,7 +44,7 @@ def split_overrides(overrides: Sequence[str], model: type[BaseModel]) -> dict[st
 
 
 def as_override(key: str, text: str, model: type[BaseModel]) -> str:
-    """Return the override that `split_overrides` parses to this key and string."""
+    """Return the override that `split_overrides` parses into this key and string."""
     return f"{key}={text if str in types_of(key, model) else json.dumps(text)}"
 
 

@@ -71,7 +71,7 @@ class Recipe(Settings):
     synthesis: SynthesisSettings = SynthesisSettings()
     """Synthetic images: number, prompts, generator, filters and machines."""
     methods: MethodsSettings = MethodsSettings()
-    """Hyperparameters of all methods; a run only uses the section of its `training.method`."""
+    """Hyperparameters of all methods; a run uses only the section of its `training.method`."""
     training: TrainingSettings = TrainingSettings()
     """Training: method, data, schedule and checkpoints."""
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -116,7 +116,7 @@ class Recipe(Settings):
                 may use OmegaConf interpolation, such as `${training.seed}`, and inherit from one or more recipes with
                 `extends`; later recipes take precedence.
             overrides: "section.key=value"; values of text keys are literal, others are YAML (see `split_overrides`).
-            base: recipe to extend, as the first item of the file's `extends`.
+            base: recipe to extend, as if it were the first item in the file's `extends`.
             own: whether the user specified this file; if so, code named in the file is trusted (see `core.trust`).
                 Files in results folders or on other machines are never trusted.
 
@@ -167,7 +167,7 @@ class Recipe(Settings):
 
     @property
     def hash(self) -> str:
-        """Hash (16 hex digits) of all settings that determine a run's prompts and metrics, except the synthetic images.
+        """Hash (16 hex digits) of all settings that affect a run's prompts and metrics, excluding the synthetic images.
 
         The hash excludes storage, study, evaluation (which can be repeated) and the settings of other methods.
         """

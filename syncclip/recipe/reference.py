@@ -136,7 +136,7 @@ def _sections(value: Mapping[str, Any], sections: Mapping[str, Any]) -> Iterator
 
 
 def _choices(value: Mapping[str, Any], listed: bool = False) -> Iterator[tuple[Mapping[str, Any], bool]]:
-    """Yield the alternative schemas of a value or list item, each with a flag for list items."""
+    """Yield the alternative schemas of a value or list item, each with a flag that is True for list items."""
     if value.get("type") == "array" and isinstance(value.get("items"), dict):
         yield from _choices(value["items"], True)
     for name in ("anyOf", "oneOf", "allOf"):

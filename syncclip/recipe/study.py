@@ -31,8 +31,8 @@ class Configuration(Settings):
     overrides: dict[str, Any] = Field(default={})
     """Recipe values to override for this configuration, e.g. `{methods.syncclip.learning_rate: 0.02}`."""
     test_domains: list[TestDomain] = added([])
-    """Domains whose prompts additionally encode the test images (see `methods.syncclip.test_domain`); each domain adds
-    a configuration `NAME@DOMAIN` to tables and comparisons, without another training run."""
+    """Additional domains whose prompts are used to encode the test images (see `methods.syncclip.test_domain`); each
+    domain adds a configuration `NAME@DOMAIN` to tables and comparisons, without another training run."""
     search_space: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default={})
     """Hyperparameter search space for `syncclip tune`: a list of values per key, with keys as in `overrides`. All
     combinations are evaluated on the validation split."""
@@ -53,7 +53,7 @@ class Configuration(Settings):
 
     @property
     def evaluated(self) -> dict[TestDomain | None, Configuration]:
-        """Configurations in the results: this one (None), and one for each test domain."""
+        """Configurations in the results: this configuration (key None) and a copy for each test domain."""
         none: dict[TestDomain | None, Configuration] = {None: self}
         return none | {
             domain: self.model_copy(update={"name": f"{self.name}@{domain}", "test_domains": []})
@@ -76,7 +76,7 @@ class Configuration(Settings):
         return self.trained and self.data in ("synthetic", "both")
 
     def at(self, amounts: list[int]) -> list[int]:
-        """Return the numbers of images per class to run with this configuration, clipped to the study's maximum."""
+        """Return the numbers of images per class for this configuration's runs, clipped to the study's maximum."""
         if self.images_per_class is None:
             return amounts
         selected = {min(n, max(amounts)) for n in self.images_per_class}
@@ -103,13 +103,13 @@ class StudySettings(Settings):
     seeds: list[int] = Field(default=[1, 2, 3, 4, 5], min_length=1)
     """Seeds for the few-shot sample, the initial prompts and the data order."""
     reference: str = "syncclip-both"
-    """Name of the reference configuration for comparisons and the feature map; if the name does not exist, the last
-    configuration is the reference."""
+    """Name of the reference configuration for comparisons and the feature map; if no configuration has this name, the
+    last configuration is the reference."""
     pretrained: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]] = added([])
-    """Pretrained tags of the CLIP model with which to repeat the study, each in a subfolder and on the same synthetic
-    images; replaces `backbone.pretrained`. Default: a single study with `backbone.pretrained`."""
+    """Pretrained tags of the CLIP model; the study is repeated with each tag, on the same synthetic images and in a
+    separate subfolder. Replaces `backbone.pretrained`. Default: a single study with `backbone.pretrained`."""
     compare: list[tuple[str, str]] = added([])
-    """Further comparisons, as pairs `[CONFIGURATION, BASELINE]` of configuration names, at the same number of images;
+    """Additional comparisons at the same number of images, as pairs of configuration names `[CONFIGURATION, BASELINE]`;
     the reference is always compared with all other configurations."""
 
     cpus: float = Field(default=1, gt=0)
@@ -119,7 +119,7 @@ class StudySettings(Settings):
     retries: int = Field(default=2, ge=0)
     """Maximum number of retries for a run whose process or machine is lost."""
     keep_images: int = added(256 << 20, ge=0)
-    """Maximum memory in bytes for decoded test images that each process caches between runs."""
+    """Maximum size in bytes of each process's cache of decoded test images, which is reused across runs."""
 
     resamples: int = Field(default=2000, ge=100)
     """Number of bootstrap resamples."""

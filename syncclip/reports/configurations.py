@@ -247,10 +247,10 @@ def mean_scores(table: pd.DataFrame) -> Points:
 
 
 def differences(stored: Sequence[Comparison], configurations: Sequence[ReportConfiguration]) -> list[Difference]:
-    """Select a study's average comparisons over all numbers of images, or those at the only number.
+    """Select a study's comparisons averaged over all numbers of images or, with a single number, at this number.
 
-    Intervals that resample classes are preferred. The last entries compare a configuration with itself at the smallest
-    number of images.
+    Intervals from resampled classes take precedence. The last entries compare a configuration with itself at the
+    smallest number of images.
     """
     by_id = {configuration.id: configuration for configuration in configurations}
     ranks: dict[tuple[str, str, str], tuple[bool, bool, int, int]] = {}

@@ -61,7 +61,7 @@ def payload(
     """Collect the data for all figures as JSON values; missing parts and non-finite numbers are None.
 
     Args:
-        metric: metric with which the figures open; if it is empty or missing, they open with the harmonic mean.
+        metric: initially selected metric in the figures; the harmonic mean if it is empty or missing.
     """
     rows = [row for row in inputs.history if isinstance(row.get("step"), int)]
     rows = rows[:: max(1, math.ceil(len(rows) / MAX_STEPS))]

@@ -1,4 +1,4 @@
-"""Report of a study with several pretrained tags: the map of gains over name knowledge, its headline and tables."""
+"""Report of a study with several pretrained tags: the map of gains by name knowledge, with headline and tables."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from syncclip.studies.gain_map import MapCell, MapSummary, Trend, columns, numbe
 from syncclip.studies.levels_state import LevelsState, read_state
 
 METRICS = ("all_classes_hm", "hm")
-"""Metrics that the headline judges, in order of preference: gains on novel classes at the expense of base classes do
+"""Metrics for the headline, in order of preference: gains on novel classes at the expense of base classes do
 not count."""
 MEASURES = {"all_classes_hm": "harmonic mean with all classes as candidates", "hm": "harmonic mean within split"}
 MEAN = "mean"
@@ -32,10 +32,10 @@ MEAN = "mean"
 
 @dataclass(frozen=True)
 class GainMap:
-    """Map of a study, as read from its folder.
+    """Gain map of a study, read from the study's folder.
 
     Attributes:
-        tags: tags with known name knowledge, in ascending order, then the others.
+        tags: tags in ascending order of name knowledge, then tags without measured name knowledge.
     """
 
     url: str
@@ -52,10 +52,10 @@ class GainMap:
 
 
 def read_map(url: str) -> GainMap:
-    """Read the map from a study's folder.
+    """Read a gain map from a study's folder.
 
     Raises:
-        UserError: the map is missing or corrupt.
+        UserError: the gain map is missing or corrupt.
     """
     state = read_state(url)
     assert state is not None, "the folder must contain levels.json"
@@ -73,10 +73,10 @@ def read_map(url: str) -> GainMap:
 def judge(study: GainMap) -> tuple[Verdict, str]:
     """Write the headline from the trend of the reference configuration's gain, averaged over numbers of images.
 
-    Without an average, the gain at the number of images with the most levels is judged.
+    Without an average, the headline uses the gain at the number of images with the most levels.
 
     Returns:
-        The headline, and the metric that it judges.
+        The headline and its metric.
     """
     reference = study.summary.reference
     cells = [
@@ -102,7 +102,7 @@ def judge(study: GainMap) -> tuple[Verdict, str]:
 
 
 def _judged(cells: Sequence[MapCell]) -> list[MapCell]:
-    """Select the averages, or else the cells at the number of images with the most levels."""
+    """Select the averaged cells or, if there are none, the cells at the number of images with the most levels."""
     groups: dict[str, list[MapCell]] = {}
     for cell in cells:
         groups.setdefault(number_label(cell), []).append(cell)
@@ -147,8 +147,8 @@ def headline_of(
 ) -> tuple[str, str]:
     """Return the headline of a trend and the interval of its sign change, which may be empty.
 
-    If the verdict of a level differs from that of the line, the headline describes the fitted line only, and lists the
-    verdicts of these levels.
+    If some levels' verdicts differ from that of the fitted line, the headline states its claim for the line only, and
+    lists these verdicts.
 
     Args:
         levels: tag, name knowledge and verdict of each level, in ascending order of name knowledge.
@@ -192,7 +192,7 @@ def headline_of(
 def _differing(trend: Trend, levels: Sequence[tuple[str, float, gain_map.Verdict]]) -> str:
     """List the levels whose verdict differs from that of the line; return an empty string if there are none.
 
-    Around the sign change of a line, between its two ranges, any verdict is expected.
+    Near the line's sign change, i.e. between the ranges of gain and loss, no verdict counts as different.
     """
     kinds: dict[gain_map.Verdict, list[str]] = {}
     for tag, knowledge, verdict in levels:
@@ -324,9 +324,9 @@ def trends_table(study: GainMap, metric: str) -> pd.DataFrame:
 
 
 def terminal_table(study: GainMap, verdict: Verdict, metric: str) -> Table:
-    """Return the gains averaged over datasets for the terminal, below the headline.
+    """Build the table for the terminal: the headline, and the gains averaged over datasets.
 
-    If a gain has an average over numbers of images, the single numbers are omitted.
+    If a gain is averaged over numbers of images, its values at single numbers are omitted.
     """
     rows = gains_table(study, metric)
     if len(rows):

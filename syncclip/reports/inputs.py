@@ -104,7 +104,7 @@ class Inputs:
 
 
 def read_inputs(url: str) -> Inputs:
-    """Read the files in a folder or URL, or in its `study` subfolder. A corrupt file adds a note to the report.
+    """Read the files in a folder or URL, or in its `study` subfolder. Corrupt files are noted in the report.
 
     Raises:
         UserError: the folder contains no study, run or synthetic dataset.
@@ -179,7 +179,7 @@ def _read_results(inputs: Inputs) -> None:
 def _read_datasets(inputs: Inputs) -> None:
     """Open the synthetic dataset and the real dataset, and set the class names.
 
-    The synthetic dataset is the one of the study or recipe; otherwise, the folder, a subfolder and the parent are
+    The study or the recipe specifies the synthetic dataset; otherwise, the folder, a subfolder and the parent are
     searched. The class names are those of the real dataset, the study or the synthetic dataset's plan.
     """
     url = inputs.url.rstrip("/")

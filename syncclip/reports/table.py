@@ -217,8 +217,10 @@ def quality_table(inputs: Inputs) -> PageTable | None:
 
 
 def terminal_table(inputs: Inputs, numbers: Numbers, headline: str = "") -> Table:
-    """Build the terminal table: scores at each configuration's largest number of images below the headline, or counts
-    of a synthetic dataset."""
+    """Build the table for the terminal, with the headline above it.
+
+    It contains the scores at each configuration's largest number of images, or the counts of a synthetic dataset.
+    """
     if inputs.kind == "set":
         table = Table(box=_NARROW, show_edge=False, show_header=False)
         classes, shards = counted(len(inputs.classnames), "class", "classes"), counted(inputs.shards, "shard")

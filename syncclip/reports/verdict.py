@@ -25,7 +25,7 @@ class Verdict:
     """Headline with its confidence interval, explanatory sentences, and cards with differences.
 
     Attributes:
-        metric: metric that the headline judges; empty if it judges no difference.
+        metric: metric of the difference in the headline; empty if the headline reports no difference.
     """
 
     headline: str
@@ -71,7 +71,7 @@ def judge(
     """Write the headline for a study.
 
     The headline compares the reference configuration with training on real images only, or with zero-shot CLIP if
-    no configuration uses real images only. It judges the first available metric in `HEADLINE_METRICS`, averaged over
+    no configuration uses real images only. It uses the first available metric in `HEADLINE_METRICS`, averaged over
     all numbers of images, so nothing is selected on test images.
     """
     if reference is None:
@@ -97,8 +97,8 @@ def judge(
 def conclusion(pair: Difference, tested: NovelClasses) -> str:
     """Judge a difference on novel classes by its confidence interval.
 
-    The detectable difference follows from the standard error, i.e. the interval's half-width in units of the quantile
-    of Student's t-distribution with one degree of freedom less than the number of novel classes of each dataset.
+    The detectable difference follows from the standard error, i.e. the interval's half-width divided by the quantile
+    of Student's t-distribution. The degrees of freedom are the novel classes minus one, summed over datasets.
     """
     if pair.kind != "unsure":
         return f"significant {pair.kind}"
@@ -112,7 +112,7 @@ def conclusion(pair: Difference, tested: NovelClasses) -> str:
 
 
 def _share(metric: str, efficiency: DataEfficiency | None) -> list[str]:
-    """State the share of the gap to real images of all classes that synthetic images close, if it was computed."""
+    """Report how much of the gap to real images of all classes is closed by synthetic images, if computed."""
     closed = efficiency.gap_closed.get(metric) if efficiency is not None else None
     if efficiency is None or closed is None:
         return []

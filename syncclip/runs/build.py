@@ -105,7 +105,7 @@ def predictions(
     parts: int = 1,
     domains: Sequence[TestDomain | None] = (None,),
 ) -> list[Predictions]:
-    """Classify the images of a split, or one of `parts` parts of them, for each test domain; see `predict`."""
+    """Classify the images of a split, or part `part` of `parts`, for each test domain; see `predict`."""
     images, batch, threads = run.dataset.split(split), recipe.evaluation.batch_size, recipe.training.threads
     base, only = len(run.dataset.base), run.dataset.only
     backbone, method = run.backbone, run.method
@@ -135,7 +135,7 @@ class ModelCache:
     Not thread-safe.
 
     Args:
-        keep_bytes: maximum memory for cached images in bytes; images beyond this limit are decoded each time.
+        keep_bytes: maximum memory for cached images in bytes; images beyond it are decoded on every access.
     """
 
     def __init__(self, keep_bytes: int = 0) -> None:
@@ -203,7 +203,7 @@ class ModelCache:
 
 
 class CachedImages(ImageView):
-    """View that decodes each image once and caches it; images beyond the memory limit are decoded each time."""
+    """View that caches decoded images; images beyond the memory limit are decoded on every access."""
 
     def __init__(self, cache: ModelCache, images: ImageSet, kept: dict[int, Image.Image], backbone: Backbone) -> None:
         super().__init__(images)

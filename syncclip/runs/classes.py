@@ -47,7 +47,7 @@ class RunClasses(Settings):
     def _check_labels(self) -> RunClasses:
         count, only = len(self.classnames), self.only
         if self.base_count > count or (only is not None and not (only and {*only} <= {*range(count)})):
-            raise ValueError(f"base_count and only must refer to the {count} classes in classnames")
+            raise ValueError(f"base_count and `only` must refer to the {count} classes in classnames")
         return self
 
     @property

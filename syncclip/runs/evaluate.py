@@ -107,7 +107,7 @@ def results_of(recipe: Recipe, folder: RunFolder, transfer: str | None = None) -
 
 
 def _current_results(recipe: Recipe, url: str, owner: str, domain: TestDomain | None = None) -> dict[str, Any] | None:
-    """Read the results in a folder; return None if they are missing, outdated or those of another test domain."""
+    """Read the results in a folder; return None if they are missing, outdated or from another test domain."""
     if not all(storage.exists(storage.join(url, name)) for name in (PREDICTIONS, RESULTS)):
         return None
     numbers = read_results(storage.join(url, RESULTS), owner)
@@ -122,7 +122,7 @@ def missing_transfers(recipe: Recipe, folder: RunFolder) -> Sequence[str]:
 
 
 def domain_folder(folder: RunFolder, domain: TestDomain) -> RunFolder:
-    """Return the folder for a run's results with the prompts of a domain, which belongs to the same owner."""
+    """Return the folder, with the same owner, for a run's results with the prompts of a domain."""
     return replace(folder, url=folder.path(TEST_DOMAINS, domain))
 
 
@@ -191,7 +191,7 @@ def shared_predictions(
     """Classify all images in the evaluation split with Ray tasks, which are pure functions and can be retried.
 
     Args:
-        recipe: recipe of the run, with the dataset to test.
+        recipe: recipe of the run, with the dataset to evaluate on.
         prompts: content of the run's safetensors file.
         workers: number of tasks; tasks wait if the cluster is too small to run all of them concurrently.
         images: number of images in the split.
@@ -226,7 +226,7 @@ def predict_part(
     temperature: float = 1.0,
     domains: Sequence[TestDomain | None] = (None,),
 ) -> list[Predictions]:
-    """Body of a Ray task: classify one of `parts` parts of the images."""
+    """Body of a Ray task: classify part `part` of `parts` of the images."""
     with session, custom_code_reported():
         run = replace(build_parts(recipe), temperature=temperature)
         run.method.load_state_dict(safetensors.torch.load(prompts))

@@ -20,7 +20,7 @@ from syncclip.training.run_folder import PROMPTS, RECIPE, RunFolder
 def finished_run(run: str, overrides: Sequence[str] = ()) -> tuple[Recipe, RunFolder]:
     """Return the recipe and folder of the finished run at a path or URL; raise a `UserError` if it does not exist."""
     if run.startswith(PREFIX):
-        raise UserError(f"{run}: this command requires a local run; get a copy with `hf download`")
+        raise UserError(f"{run}: this command requires a local run; download it with `hf download`")
     hint = f"; for a run on the Hugging Face Hub, use {PREFIX}{run}" if NAME.fullmatch(run) else ""
     run = absolute(run)
     recipe = storage.join(run, RECIPE)
@@ -56,7 +56,7 @@ def find_synthetic(recipe: Recipe, out: str | None = None, sets: SetCache | None
     """Find a recipe's synthetic dataset in `training.synthetic`, or else in `out` or the default folder of `synth`.
 
     Raises:
-        UserError: no synthetic dataset was found, or the recipe lists several.
+        UserError: there is no synthetic dataset, or the recipe lists several.
     """
     specified = recipe.training.synthetic
     if isinstance(specified, tuple):
@@ -134,8 +134,10 @@ def _with_teacher(recipe: Recipe, identity: str, sets: SetCache) -> tuple[Recipe
     dim, teacher_digest = teacher_part(recipe, sets)
     if "teacher_dim" in type(settings).model_fields:
         key = f"methods.{name if name in type(recipe.methods).model_fields else 'custom'}.teacher_dim"
-        if settings.model_dump()["teacher_dim"] not in (None, dim):
-            raise UserError(f"{key}: the class vectors in {url} have dimension {dim}; omit this setting")
+        if (teacher_dim := settings.model_dump()["teacher_dim"]) not in (None, dim):
+            raise UserError(
+                f"{key} is {teacher_dim}, but the class vectors in {url} have dimension {dim}; omit this setting"
+            )
         recipe = recipe.with_values({key: dim})
     return recipe, digest([identity, teacher_digest])
 

@@ -27,7 +27,8 @@ class Progress:
     """Progress bar (context manager) with items, throughput, remaining time and custom fields such as utilisation.
 
     On a terminal, one line is redrawn in place. When output goes to a log, a line is printed at the start, at the first
-    update, every minute and at the end. Without a known total or any items, the first and last lines are omitted.
+    update, every minute and at the end. If the total is unknown and no item is finished, the first and last
+    lines are omitted.
 
     Args:
         total: number of items; None if unknown.

@@ -225,7 +225,7 @@ def ray_session(cpus: int | None = None, variables: Mapping[str, str] | None = N
 
 @contextmanager
 def _native_logs_dropped() -> Iterator[None]:
-    """Discard what Ray's C++ code and daemons write to this process's stderr; Ray has no option for this."""
+    """Discard the output of Ray's C++ code and daemons to this process's stderr; Ray has no option for this."""
     import ray._private.worker as ray_worker
 
     ray_worker._worker_logs_enabled = False  # otherwise a thread prints the raylet's messages
@@ -456,7 +456,7 @@ def lives(process: psutil.Process) -> bool:
 
 @contextmanager
 def watched(address: str, daemons: Sequence[psutil.Process] = ()) -> Iterator[None]:
-    """Report the loss of Ray during the block, even if the main thread is blocked in a Ray call.
+    """Report the loss of a Ray process or machine during the block, even if a Ray call blocks the main thread.
 
     Args:
         address: address of a cluster, or "local".

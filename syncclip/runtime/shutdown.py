@@ -134,7 +134,7 @@ class Listener:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
     def leave_in_child(self) -> None:
-        """Restore the previous handling of signals in a forked child process."""
+        """Restore the previous signal handling in a forked child process."""
         self.restore_handlers()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self.numbers)
 
@@ -299,7 +299,7 @@ def exit_status() -> int:
 
 
 def interrupt_main(why: str) -> None:
-    """Raise a KeyboardInterrupt in the main thread, which may be blocked forever; call from another thread.
+    """Raise a KeyboardInterrupt in the main thread, which may be blocked indefinitely; call from another thread.
 
     If SIGINT is ignored and there is no listener, this does nothing; a lost lock is then reported at the next write.
     """

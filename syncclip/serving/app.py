@@ -250,7 +250,7 @@ class _DisconnectedError(Exception):
 
 
 class _RateLimit:
-    """The rate limit that a proxy's large bodies share."""
+    """Rate limit shared by all large bodies of a proxy."""
 
     def __init__(self) -> None:
         self._free_at = 0.0
@@ -285,7 +285,7 @@ class _Incoming:
 
 
 def bounded_protocol(base: Any) -> Any:
-    """Return a subclass of uvicorn's HTTP protocol that closes connections whose headers are too large or too slow."""
+    """Return a subclass of uvicorn's HTTP protocol that closes connections with oversized or slow headers."""
 
     class BoundedProtocol(base):  # type: ignore[misc]
         _timer: TimerHandle | None = None

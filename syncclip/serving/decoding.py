@@ -131,7 +131,7 @@ def _files(content_type: str, body: bytes) -> Iterator[tuple[str, bytes]]:
     parser.spool_max_size = len(body)  # in memory
     files = [file for file in asyncio.run(parser.parse()).getlist("image") if isinstance(file, UploadFile)]
     if not files:
-        raise UserError("the form has no file in the `image` field; rename the form's field")
+        raise UserError("the form has no file in the `image` field; upload the image in a field of this name")
     for file in files:
         yield file.filename or "image", file.file.read()
 

@@ -89,7 +89,7 @@ def app(args: dict[str, Any]) -> Application:
     check_token(TOKEN, token)
     if os.environ.get(CALLBACK[0]) != CALLBACK[1]:
         raise UserError(
-            f"{CALLBACK[0]} must be {CALLBACK[1]} in every pod, otherwise the proxies do not check the token"
+            f"{CALLBACK[0]} is not {CALLBACK[1]}, so the proxies would not check the token; set it in every pod"
         )
     return application(settings)
 

@@ -73,7 +73,7 @@ def decode_image(data: bytes, name: str) -> Image.Image:
             name, f"{width} x {height} pixels exceed the limit of {MAX_PIXELS:,}; scale the image down"
         )
     raise UnreadableImageError(
-        name, f"{width} x {height} pixels exceed the maximum aspect ratio of {MAX_ASPECT_RATIO}; crop the image"
+        name, f"the aspect ratio of {width} x {height} pixels exceeds the limit of {MAX_ASPECT_RATIO}; crop the image"
     )
 
 

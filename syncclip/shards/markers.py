@@ -113,7 +113,9 @@ def markers(url: str, report: Report | None = None, owner: str | None = None) ->
                     f"{url}/{name}: the marker is not supported by this version ({reason}); upgrade syncclip"
                 ) from error
             if stats.format > FORMAT:
-                raise UserError(f"{url}/{name}: format {stats.format} is newer than {FORMAT}; upgrade syncclip")
+                raise UserError(
+                    f"{url}/{name}: format {stats.format} is newer than the supported format {FORMAT}; upgrade syncclip"
+                )
             first_owner = first_owner or stats.owner
             if stats.shard != shard or stats.owner != first_owner:
                 other = f"shard {stats.shard}" if stats.shard != shard else "a different dataset than earlier shards"

@@ -144,7 +144,7 @@ class ShardSet(ImageSet):
             name, label = self.name(int(invalid[0])), self.labels[invalid[0]]
             raise UserError(
                 f"{name}: class id {label} is out of range (0 to {classes - 1}; images affected: {len(invalid)}); "
-                "use a dataset with the same classes"
+                "use a synthetic dataset with the classes of the recipe's dataset"
             )
 
     def hold(self, shards: Iterable[int]) -> None:

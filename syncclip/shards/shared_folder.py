@@ -119,7 +119,7 @@ def _removed(path: Path) -> bool:
 
 
 def _size(path: Path) -> int:
-    """Return a complete file's size in bytes, which is part of the file name."""
+    """Return the size of a complete file in bytes, parsed from the file name."""
     return int(path.name.removesuffix(PART).rpartition("-")[2])
 
 

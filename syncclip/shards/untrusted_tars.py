@@ -58,7 +58,7 @@ def _files(file: Any) -> dict[str, tarfile.TarInfo]:
 
 
 class _Header(tarfile.TarInfo):
-    """A tar header that rejects sizes that are negative or large enough to exhaust memory."""
+    """A tar header that rejects negative sizes and sizes large enough to exhaust memory."""
 
     def _proc_member(self, archive: tarfile.TarFile) -> Any:
         if self.size < 0 or (self.size > MAX_TEXT_BYTES and self.type in EXTENSION_HEADERS):

@@ -48,7 +48,7 @@ def write_shard(
         rejects: number of rejected images by reason, recorded in the marker.
         seconds: wall-clock generation time of the shard in seconds, recorded in the marker.
         owner: owner ID of the plan or dataset; see `storage.checksums`.
-        images_only: write labels and texts to the table alone, which saves 2 KiB per image in the tar.
+        images_only: write labels and texts only to the table, which saves 2 KiB per image in the tar.
     """
     samples = list(samples)
     assert all(a.index < b.index for a, b in itertools.pairwise(samples)), "samples out of order"

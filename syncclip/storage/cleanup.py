@@ -48,7 +48,7 @@ def sweep(url: str, older_than: float = 3600.0) -> int:
 
 
 def _now_on_disk(folder: Path) -> float:
-    """Return the current time according to the machine that hosts the disk."""
+    """Return the current time according to the clock of the file server."""
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock.", suffix=".part") as file:
         return Path(file.name).stat().st_mtime
 

@@ -1,11 +1,11 @@
 """Compare-and-swap for a small file: at most one of several concurrent processes succeeds, even across machines.
 
-On disk, the "file" is a directory whose content is stored in a uniquely named file. A process prepares a new directory,
+On disk, the "file" is a directory that stores the content in a uniquely named file. A process prepares a new directory,
 empties the old directory, and renames the new directory over the old one. This rename succeeds for only one process.
 
 On S3, new content is written with a multipart upload. A process creates its upload, aborts all other uploads to the
-key, compares the content, and completes its own upload. Of two concurrent processes, at least one has its upload
-aborted or finds different content. If both uploads are aborted, the callers retry after a random pause. The protocol
+key, compares the content, and completes its own upload. At least one of two concurrent processes has its upload
+aborted or reads different content. If both uploads are aborted, the callers retry after a random pause. The protocol
 does not require conditional requests. A suspended process cannot complete an upload that another process has aborted.
 On other stores, writes can't be fenced, so the content is read again after a pause.
 """
@@ -40,7 +40,7 @@ _OWNER = ".owner-"
 
 
 class AbortedError(FileNotFoundError):
-    """Raised if another process aborted an upload."""
+    """Raised if another process has aborted this process's upload."""
 
 
 def read_current(url: str) -> bytes | None:

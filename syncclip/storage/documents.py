@@ -232,7 +232,7 @@ def read_parquet(data: bytes, schema: pa.Schema | None = None, columns: Sequence
         if missing := set(names or ()) - set(file.schema_arrow.names):
             raise ValueError(f"there is no column {sorted(missing)[0]!r}")
         if file.metadata.num_rows > MOST_ROWS:
-            raise ValueError(f"the header declares {file.metadata.num_rows:,} rows")
+            raise ValueError(f"{file.metadata.num_rows:,} rows exceed the limit of {MOST_ROWS:,}")
         table = file.read(names, use_threads=False)
         table.validate(full=True)  # including text encoding, which would otherwise fail at the first use of a row
         if names is not None:

@@ -54,7 +54,7 @@ class LostLockError(UserError):
 
 
 class DelayedError(Exception):
-    """Raised if a request was not sent because the lock may be lost; `with_retries` checks the lock and retries."""
+    """Raised if a request was not sent because the lock may have been lost; `with_retries` checks it and retries."""
 
 
 class LockFile(Settings):
@@ -112,7 +112,7 @@ class Hold:
             self._until = max(self._until, began + PROMPT)
 
     def check(self) -> None:
-        """Raise a LostLockError if the lock is known to be lost; no request is sent to a store."""
+        """Raise a LostLockError if the loss of the lock has been detected; no request is sent to a store."""
         if is_local(self.lock_url) and not local_path(self.lock_url).exists():
             self.renew()
         if self._loss:

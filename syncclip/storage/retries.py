@@ -88,7 +88,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def _unparsed(error: BaseException) -> bool:
-    """Return whether the store's client failed to parse a response, for example a corrupt number or date."""
+    """Return whether the store's client failed to parse a response, e.g. because of a corrupt number or date."""
     frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
     return any(frame.f_globals.get("__name__") == "botocore.parsers" for frame in frames)
 

@@ -61,11 +61,11 @@ class JobStatus(Settings):
             self.state, self.reason = "failed", redacted(name + " ".join(str(error).split()))
 
     def why(self) -> list[str]:
-        """Return a list with one line, the reason for a failure or interruption, or [] if there is none."""
+        """Return the reason for a failure or interruption as a one-line list, or [] if there is no reason."""
         return [f"why: {self.reason}"] if self.reason else []
 
     def last_sign_of_life(self, command: str) -> str:
-        """Return a line with the time of the last heartbeat, and the `command` to resume a job whose driver is gone."""
+        """Return a line with the time since the last heartbeat and, if the driver is gone, the `command` to resume."""
         silence = time.time() - self.seen
         line = f"last sign of life: {duration(silence)} ago"
         if self.state == "running" and silence > SILENCE:

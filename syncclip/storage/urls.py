@@ -111,7 +111,7 @@ def remote(url: str) -> tuple[Any, str]:
     """Return the file system and path of a remote URL; listings are not cached, and S3 responses are verified.
 
     Raises:
-        UserError: the file system does not accept one of the storage options.
+        UserError: the file system does not support a given storage option.
     """
     try:
         fs, path = fsspec.core.url_to_fs(url, **options_of(url))

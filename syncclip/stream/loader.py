@@ -65,8 +65,8 @@ def views(stream: MixedStream, count: int, threads: int = 0, whole: bool = False
     Repeated images within a pass have the label -1, since each real image must be counted only once.
 
     Args:
-        whole: whether a pass contains each selected synthetic image once, in batches of their own, instead of those of
-            the first epoch.
+        whole: whether a pass contains each selected synthetic image once, in separate batches, instead of the synthetic
+            images of the first epoch.
     """
     return ((_whole_view if whole else _view)(stream, view, threads) for view in range(count))
 
@@ -159,8 +159,8 @@ def watched() -> Iterator[None]:
         if not str(error).startswith("DataLoader worker"):  # torch has no type for this error
             raise
         raise LostLoaderError(
-            f"a loader process was lost ({error}); if it ran out of memory, lower training.loader_processes, "
-            "training.prefetch_threads or training.cache_images"
+            f"a loader process exited unexpectedly ({error}); if it ran out of memory, lower "
+            "training.loader_processes, training.prefetch_threads or training.cache_images"
         ) from error
 
 

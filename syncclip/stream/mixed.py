@@ -1,7 +1,7 @@
 """The mixed stream: batches of real images, synthetic images of the same classes, and images of novel classes.
 
-A batch's images are a pure function of (seed, epoch, step) and the committed shards. Only the step number is required
-to resume. Global batches do not depend on the number of ranks: 1 × 8, 2 × 4 and 4 × 2 (ranks × batch size) are
+A batch's images are a pure function of (seed, epoch, step) and the committed shards. Resuming requires only the
+step number. Global batches do not depend on the number of ranks: 1 × 8, 2 × 4 and 4 × 2 (ranks × batch size) are
 equivalent.
 """
 

@@ -1,4 +1,4 @@
-"""Order of training: which images each training step contains.
+"""Training order: the images in each training step.
 
 `TrainingOrder.ids` returns a step's images as a pure function of (seed, epoch, step) and the committed shards.
 """
@@ -88,7 +88,7 @@ class TrainingOrder:
             self.steps_per_epoch = synthetic_steps if epochs_over == "synthetic" else longer
 
     def global_step(self, epoch: int, step: int) -> int:
-        """Return the number of steps before a step of an epoch."""
+        """Return the number of steps before a given step of a given epoch, counted over all epochs."""
         return epoch * self.steps_per_epoch + step
 
     def ids(self, epoch: int, step: int) -> BatchIds:
@@ -136,8 +136,8 @@ class TrainingOrder:
     def ids_of_pass(self, step: int) -> BatchIds:
         """Return a global batch of a pass over all selected images, which contains either real or synthetic images.
 
-        The pass contains each real image once, whatever the weight of its dataset, and then each synthetic image of
-        the training classes once, as seen images in the order of the shards. Repeats that fill a batch have label -1.
+        The pass contains each real image once, regardless of its dataset's weight, and then each synthetic image
+        of the training classes once, as seen images in shard order. Images repeated to fill a batch have label -1.
         """
         real = self._real_steps
         if step < real:
@@ -156,7 +156,7 @@ class TrainingOrder:
         return labels
 
     def repeated(self, global_step: int, rank: int, world_size: int) -> int:
-        """Return how many of the last real images in a rank's batch are repeats."""
+        """Return the number of repeated images, which are the last real images in a rank's batch."""
         if self.epochs is None or self._data == "synthetic":
             return 0
         positions = global_step * self._batch + np.arange(rank, self._batch, world_size)

@@ -56,7 +56,7 @@ class TeacherFiles(Settings):
         the dataset `of`."""
         if self.classnames != tuple(classnames):
             raise UserError(
-                f"{url}: the teacher's {len(self.classnames)} classes are not the {len(classnames)} classes of {of}"
+                f"{url}: the teacher's {len(self.classnames)} classes differ from the {len(classnames)} classes of {of}"
                 f"{first_difference(self.classnames, classnames)}; set training.teacher to a matching teacher"
             )
 
@@ -71,7 +71,7 @@ def read_teacher(url: str) -> TeacherFiles:
     files = storage.read_document(storage.join(url, TEACHER), TeacherFiles, REMEDY)
     if files is None:
         command = f"`syncclip teacher RUN SET --out {url}`"
-        raise UserError(f"{url}: the teacher files are missing or incomplete; write them with {command}")
+        raise UserError(f"{url}: the teacher files are missing or incomplete; create them with {command}")
     return files
 
 

@@ -218,7 +218,7 @@ def data_efficiency(
 
 
 def gaps_closed(evidence: Evidence, settings: StudySettings, shots: int) -> dict[str, GapClosed]:
-    """Compute the share of the gap that the reference configuration closes, by metric, with intervals over classes.
+    """Compute the share of the gap closed by the reference configuration, by metric, with intervals over classes.
 
     The gap lies between the reference's counterpart without synthetic images (see `origin`) and the upper bound of the
     same method with the same number of shots, preferably with the same overrides. The result is empty if one of them is
@@ -239,7 +239,7 @@ def gaps_closed(evidence: Evidence, settings: StudySettings, shots: int) -> dict
 
 
 def _upper_bound(evidence: Evidence, start: Configuration, shots: int) -> Configuration | None:
-    """Find the upper bound of a configuration on real images only: the same method and shots, on all real images."""
+    """Find the upper bound for a real-only configuration: same method and shots, on real images of all classes."""
 
     def key(configuration: Configuration) -> tuple[str, int]:
         return configuration.method, int(configuration.overrides.get(SHOTS, shots))
@@ -290,7 +290,7 @@ def compared_points(evidence: Evidence, settings: StudySettings) -> list[list[Pa
 
     The reference is compared with the other configurations, and each configuration in `study.compare` with its
     baseline, at the same number of images; a configuration without synthetic images is compared at every number. The
-    last group compares the reference's largest with its smallest number of images.
+    last group compares the reference at its largest number of images with itself at its smallest.
     """
     by_name = {configuration.name: configuration for configuration in evidence.configurations}
     reference = settings.reference_configuration.name
@@ -310,7 +310,7 @@ def compared_points(evidence: Evidence, settings: StudySettings) -> list[list[Pa
 
 
 def comparisons(evidence: Evidence, settings: StudySettings) -> list[Comparison]:
-    """Compare all `compared_points`; the last rows are averages over the numbers of images of each group.
+    """Compare all `compared_points`; the last rows are averages over each group's numbers of images.
 
     Each comparison uses the seeds whose runs are finished for both configurations; averages and simultaneous intervals
     use the seeds whose runs are finished at all numbers of images. There is one interval per `Unit`; datasets are
@@ -353,10 +353,10 @@ def _compare(
     unit: Unit,
     bounds: Mapping[str, tuple[float, float]],
 ) -> list[Comparison]:
-    """Return the difference between two configurations at one or on average over several pairs of points, by metric.
+    """Return the difference between two configurations by metric, averaged if there are several pairs of points.
 
     Args:
-        bounds: metric -> simultaneous interval, if there is one.
+        bounds: metric -> simultaneous interval, if available.
     """
     (configuration, n), (baseline, baseline_n) = pairs[0]
     seeds, compared = _differences(evidence, pairs, settings, unit)

@@ -1,7 +1,7 @@
 """Assess a dataset and a CLIP model before any image is generated: name knowledge, expected gain and advice.
 
-All measurements use the few-shot images of the base classes and the class names; no test image is read. A pilot is
-evaluated on validation images; only for a dataset without validation split, a given pilot may use test images.
+All measurements use only the class names and the few-shot images of the base classes, never test images. A pilot is
+evaluated on validation images; a given pilot may use test images only if the dataset has no validation split.
 """
 
 from __future__ import annotations
@@ -56,18 +56,18 @@ class Assessment:
     Attributes:
         clip: name and weights of the CLIP model.
         base, novel: numbers of classes.
-        images: number of different few-shot images, over the seeds of the study.
+        images: number of distinct few-shot images over all seeds of the study.
         chance: accuracy of guessing among the base classes, in per cent.
         zero_shot, class_means, name_knowledge: see `DatasetKnowledge`; base classes are the candidates.
         similar: pairs of classes (base or novel) with the most similar text features.
         confused: pairs of base classes whose few-shot images zero-shot CLIP confuses most often.
-        map_shots: number of shots of the gain map, with which name knowledge is measured for predictions; None without
+        map_shots: number of shots of the gain map, used to measure name knowledge for predictions; None without a
             prediction.
         map_knowledge: name knowledge with `map_shots`.
         expected: expected gains of each configuration and number of images; empty without a prediction.
         recommended: recommended configuration with the smallest sufficient number of images.
-        reason: reason why there is no prediction; None if there is one.
-        pilot: result of a pilot study with real measurements.
+        reason: reason for a missing prediction; None if there is a prediction.
+        pilot: measured result of a pilot study.
         validation: whether the dataset has a validation split, on which a pilot can be evaluated.
     """
 
@@ -93,11 +93,11 @@ class Assessment:
 
 
 def assess(recipe: Recipe, pilot: str | None = None) -> Assessment:
-    """Assess whether synthetic images are expected to help on a dataset, without generating an image.
+    """Predict whether synthetic images will help on a dataset, without generating any.
 
-    The gains of a dataset that is part of the gain map are predicted from the other datasets. Predictions use name
-    knowledge that was measured with the number of shots of the gain map, because the ratio depends on it; a dataset
-    with fewer training images has no prediction.
+    For a dataset in the gain map, gains are predicted from the other datasets. Predictions require name knowledge
+    measured with the gain map's number of shots, because name knowledge depends on this number; there is no
+    prediction if a base class has fewer training images.
 
     Args:
         recipe: recipe with a single dataset; its `dataset` and `backbone` sections are used.
@@ -120,7 +120,7 @@ def assess(recipe: Recipe, pilot: str | None = None) -> Assessment:
 
 
 def _predicted(recipe: Recipe, measured: Assessment) -> Assessment:
-    """Add the expected gains to measured values, or the reason why there are none."""
+    """Add the expected gains to the measured values or, without a prediction, the reason."""
     table = gain_prediction.installed_map()
     if table is None or table.empty:
         return replace(measured, reason=gain_prediction.reason_without(None, measured.name_knowledge))
@@ -149,7 +149,7 @@ def _predicted(recipe: Recipe, measured: Assessment) -> Assessment:
 
 
 def _fewest_images(dataset: Dataset) -> int:
-    """Return the number of training images of the base class that has the fewest."""
+    """Return the number of training images in the smallest base class."""
     labels = dataset.split("train").labels if dataset.whole_train is None else dataset.whole_train
     return int(np.bincount(labels, minlength=len(dataset.classnames))[dataset.base].min())
 
@@ -172,15 +172,15 @@ def measure(recipe: Recipe) -> Assessment:
     dataset = parts.dataset
     if len(dataset.base) < 2:
         raise UserError(
-            f"dataset {dataset.name!r} has one base class; assess requires at least 2 base classes; list more classes "
-            "in dataset.base, or use dataset.base=all"
+            f"dataset {dataset.name!r} has only one base class, but assess requires at least 2; list more classes in "
+            "dataset.base, or use dataset.base=all"
         )
     shots = encode_shots(recipe, parts, few_shot_samples(recipe, dataset))
     knowledge = shots.knowledge()
     if np.isnan(knowledge.zero_shot):
         raise UserError(
-            f"dataset {dataset.name!r}: every base class has only one training image; assess requires at least 2 per "
-            "class; add images or increase dataset.shots"
+            f"dataset {dataset.name!r}: every base class has only one training image, but assess requires at least 2 "
+            "per class; add images or increase dataset.shots"
         )
     return Assessment(
         dataset=dataset.name,
@@ -216,7 +216,7 @@ def _confused(dataset: Dataset, knowledge: NameKnowledge) -> tuple[ClassPair, ..
 
 
 def _pilot(recipe: Recipe, url: str | None) -> Pilot | None:
-    """Read the given pilot, or else a suitable study in the recipe's own folder that used validation images."""
+    """Read the given pilot, or else a suitable study in the recipe's folder, evaluated on validation images."""
     if url is not None:
         return read_pilot(url, recipe)
     own = folder_of(recipe)

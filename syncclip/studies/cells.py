@@ -82,7 +82,7 @@ class CellRun:
 
 
 def by_domain(runs: Iterable[CellRun]) -> list[CellRun]:
-    """Return the runs, each followed by one entry per additional test domain, whose folder contains its results."""
+    """Return the runs, each followed by one entry per additional test domain, with the folder of its results."""
     return [
         run
         if domain is None
@@ -97,7 +97,7 @@ def by_domain(runs: Iterable[CellRun]) -> list[CellRun]:
 
 
 def cell_recipe(recipe: Recipe, cell: Cell, synthetic: str | None) -> Recipe:
-    """Derive the recipe of a training run with a single worker from the study's recipe.
+    """Derive the recipe of a single-worker training run from the study's recipe.
 
     Args:
         synthetic: URL of the synthetic dataset; None if the study uses no synthetic images.
@@ -117,7 +117,7 @@ def cell_recipe(recipe: Recipe, cell: Cell, synthetic: str | None) -> Recipe:
 
 
 def _origin(recipe: Recipe, configuration: Configuration) -> str:
-    """Return a prefix for error messages about a configuration, with the recipe and the key."""
+    """Return the prefix of error messages about a configuration: the recipe, the key and the configuration's name."""
     number = [each.name for each in recipe.study.configurations].index(configuration.name)
     return f"recipe {recipe.name!r}: study.configurations[{number}] {configuration.name!r}"
 
@@ -126,14 +126,13 @@ def check_configurations(recipe: Recipe) -> None:
     """Check each configuration and each value of its search space before images are generated.
 
     Raises:
-        UserError: a method, key or value is invalid, or a configuration and the study have no number of images in
-            common.
+        UserError: a method, key or value is invalid, or a configuration shares no number of images with the study.
     """
     amounts = recipe.study.amounts
     if recipe.evaluation.test_domains:
         raise UserError(
-            f"recipe {recipe.name!r}: evaluation.test_domains is set; in a study, set test_domains of a configuration "
-            "in study.configurations"
+            f"recipe {recipe.name!r}: a study does not support evaluation.test_domains; set test_domains for each "
+            "configuration in study.configurations instead"
         )
     for configuration in recipe.study.configurations:
         if "evaluation.test_domains" in configuration.overrides:

@@ -1,4 +1,4 @@
-"""Size of a planned study, and the smallest difference that it would show."""
+"""Size of a planned study, and the smallest difference that it can detect."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def design_of(recipes: Collection[Recipe]) -> Design | None:
 
 
 def power_line(recipes: Collection[Recipe]) -> str | None:
-    """Describe the power of a study before it runs, assuming the variation measured on `icons`."""
+    """Describe the statistical power of a planned study, assuming the standard deviations measured on `icons`."""
     design = design_of(recipes)
     if design is None:
         return None

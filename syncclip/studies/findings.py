@@ -107,7 +107,7 @@ def write(
 
     Args:
         synthetic: synthetic dataset, or None if no configuration uses synthetic images.
-        work: status of this call's runs.
+        work: status of the runs in this call.
         state: content of study.json, which is written last.
     """
     evaluated = by_domain(runs)
@@ -138,7 +138,7 @@ def write_conclusions(
 
     Args:
         findings: results without comparisons.
-        runs: runs of the study, including all datasets of a suite.
+        runs: runs of the study, on all datasets of a suite.
         classes: number of classes, summed over the datasets of a suite.
         datasets: for a suite, dataset name -> table of the runs on this dataset.
 
@@ -164,7 +164,7 @@ def write_conclusions(
 
 
 def shares_seen(runs: Sequence[CellRun]) -> dict[str, float]:
-    """For each configuration, return the mean share of synthetic images used by its runs with the most images."""
+    """Return the share of synthetic images used by each configuration, averaged over its runs with the most images."""
     shares: dict[str, dict[int, list[float]]] = {}
     for run in runs:
         n = run.cell.images_per_class

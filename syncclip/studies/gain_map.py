@@ -70,7 +70,7 @@ class Trend:
     Attributes:
         pretrained: tags of the levels, in ascending order of name knowledge.
         slope: gain in points per unit of name knowledge.
-        ends: gain of the line at the smallest and the largest measured name knowledge.
+        ends: fitted gain at the smallest and the largest measured name knowledge.
         crossing: name knowledge at which the line crosses zero; None outside the measured range.
         gain_range, loss_range: smallest and largest measured name knowledge at which the line's interval is above
             (below) zero; empty if there is none. Between the two ranges, the sign is inconclusive: these bounds are
@@ -134,7 +134,7 @@ class _Contrast:
 
 
 def verdict(low: float, high: float) -> Verdict:
-    """Judge a gain by its confidence interval."""
+    """Classify a gain by its confidence interval."""
     return "significant gain" if low > 0 else "significant loss" if high < 0 else "inconclusive"
 
 
@@ -157,7 +157,7 @@ def map_cells(levels: Mapping[str, Evidence], settings: StudySettings, datasets:
 
 
 def trends(levels: Mapping[str, Evidence], knowledge: Mapping[str, float], settings: StudySettings) -> list[Trend]:
-    """Fit the trend of each gain, averaged over datasets, at the levels with known name knowledge.
+    """Fit the trend of each gain, averaged over datasets, at the levels whose name knowledge was measured.
 
     Args:
         knowledge: tag -> name knowledge. Trends require at least two different values.
@@ -229,9 +229,9 @@ def _of_dataset(evidence: Evidence, number: int) -> Evidence:
 def _contrasts(levels: Mapping[str, Evidence], count: int) -> Iterator[_Contrast]:
     """Yield the contrasts of each configuration with each of its baselines.
 
-    A contrast at a number of images has the levels at which the configuration and its baseline are finished. If these
-    levels have several numbers of images in common, the mean over these numbers follows. Each contrast uses the seeds
-    that its levels have in common, so that they share the resamples.
+    A contrast at a number of images includes the levels at which both the configuration and its baseline are finished.
+    If these levels have several numbers of images in common, the mean over these numbers follows. Each contrast uses
+    the seeds that its levels have in common, so that they share the resamples.
     """
     every = {each.name: each for evidence in levels.values() for each in evidence.configurations}
     for configuration in every.values():
@@ -256,7 +256,7 @@ def _contrast(
     baseline: Configuration | None,
     count: int,
 ) -> Iterator[_Contrast]:
-    """Yield the contrast at a number of images, or the mean over several; nothing if no seed is in common."""
+    """Yield the contrast at a number of images, or the mean over several; nothing if the levels share no seed."""
     points = [(configuration, n) for n in numbers]
     trained = [*points, *([(baseline, None)] if baseline is not None and baseline.trained else [])]
     of_levels = [{*evidence.seeds(trained)} for evidence in levels.values()]

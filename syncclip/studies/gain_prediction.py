@@ -53,7 +53,7 @@ class ExpectedGain:
     """Predicted gains in points on a new dataset, with prediction intervals.
 
     Attributes:
-        real_only: baseline of `over_real`: the map's configuration on real images only.
+        real_only: baseline for `over_real`, the map's configuration that was trained on real images only.
     """
 
     configuration: str
@@ -74,7 +74,7 @@ def installed_map() -> pd.DataFrame | None:
 
 
 def shots_of(table: pd.DataFrame) -> int:
-    """Return the number of real images per base class with which the map was measured."""
+    """Return the number of real images per base class used to measure the map."""
     return int(table["shots"].iloc[0])
 
 
@@ -123,7 +123,7 @@ def _fit(rows: pd.DataFrame, target: str) -> MixedModel | None:
 
 
 def enough_images(gains: Sequence[ExpectedGain]) -> list[ExpectedGain]:
-    """Select each configuration's smallest number of images whose predicted gain is within `SMALL` of its maximum."""
+    """For each configuration, select the smallest number of images whose gain is within `SMALL` of the maximum."""
     selected = []
     for configuration in dict.fromkeys(gain.configuration for gain in gains):
         points = sorted(
@@ -135,7 +135,7 @@ def enough_images(gains: Sequence[ExpectedGain]) -> list[ExpectedGain]:
 
 
 def recommend(gains: Sequence[ExpectedGain]) -> ExpectedGain | None:
-    """Select the configuration with the largest predicted gain over zero-shot CLIP, at `enough_images`.
+    """Select the configuration with the largest predicted gain over zero-shot CLIP from those of `enough_images`.
 
     Returns:
         The selected configuration, or None if no configuration is predicted to outperform both baselines.

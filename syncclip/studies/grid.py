@@ -25,7 +25,7 @@ class Cell:
 
 
 def spread(amounts: list[int]) -> list[int]:
-    """Order numbers of images so that early results span the curve: largest, smallest, then middles of the widest gaps.
+    """Order numbers of images to span the curve early: largest, smallest, then midpoints of the widest gaps.
 
     >>> spread([1, 2, 4, 8, 16])
     [16, 1, 4, 2, 8]

@@ -112,7 +112,7 @@ def check(recipe: Recipe) -> None:
             "model, or remove study.pretrained"
         )
     if reserved := {SYNTHETIC, outputs.CELLS} & {*recipe.study.pretrained}:
-        raise UserError(f"study.pretrained: {reserved.pop()!r} is the name of a subfolder; use a different tag")
+        raise UserError(f"study.pretrained: {reserved.pop()!r} is a reserved subfolder name; use a different tag")
 
 
 def level_recipe(recipe: Recipe, tag: str) -> Recipe:
@@ -151,8 +151,8 @@ def _merged(recipe: Recipe, recipes: Mapping[str, Recipe], url: str) -> LevelsSt
     ]
     if changed:
         raise UserError(
-            f"{url} contains levels with other settings ({', '.join(changed)}); restore these settings, or use a new "
-            "folder"
+            f"{url} contains levels with different settings ({', '.join(changed)}); restore these settings, or use a "
+            "new folder"
         )
     added = [tag for tag in state.pretrained if tag not in stored.pretrained]
     values = {"pretrained": (*stored.pretrained, *added), "synthetic": stored.synthetic}
@@ -174,7 +174,7 @@ def _shared_images(recipe: Recipe, recipes: Mapping[str, Recipe], url: str, scor
     """Generate missing synthetic images, unless the recipe specifies a dataset; return `training.synthetic`.
 
     Args:
-        scorer: tag of the CLIP model for synthesis filters and quality.
+        scorer: tag of the CLIP model for synthesis filters and quality measurements.
     """
     specified = recipe.training.synthetic
     if specified is not None or not any(configuration.synthetic for configuration in recipe.study.configurations):
@@ -201,7 +201,7 @@ def _with_synthetic(recipe: Recipe, url: str, state: LevelsState) -> LevelsState
 
 
 def _measured_knowledge(recipe: Recipe, url: str, state: LevelsState) -> Knowledge:
-    """Add the name knowledge with each of the recipe's tags, which also loads each CLIP model before training."""
+    """Return the stored name knowledge, updated for the recipe's tags; this loads new CLIP models before training."""
     knowledge = read_knowledge(url, state.owner)
     for tag in recipe.study.pretrained:
         cache, before = ModelCache(), knowledge.get(tag, {})
@@ -219,7 +219,7 @@ def read_knowledge(url: str, owner: str) -> Knowledge:
 
 
 def _compute(url: str, state: LevelsState) -> tuple[MapSummary, list[MapCell]]:
-    """Compute the map from the predictions of all levels and from their name knowledge."""
+    """Compute the map from the predictions and the name knowledge of all levels."""
     storage.read_verified(storage.join(url, outputs.RECIPE), state.owner)
     recipe = Recipe.load(storage.join(url, outputs.RECIPE), own=False)
     levels = {
@@ -248,7 +248,7 @@ def _compute(url: str, state: LevelsState) -> tuple[MapSummary, list[MapCell]]:
 
 
 def _write_map(url: str, state: LevelsState) -> None:
-    """Write the map, its tables and the contents of the parent folder."""
+    """Write the map, its tables and the contents file of the parent folder."""
     summary, cells = _compute(url, state)
     storage.write_table(storage.join(url, outputs.MAP_CELLS), gain_map.table(cells), state.owner)
     outputs.write_json(storage.join(url, outputs.MAP), summary, state.owner)

@@ -45,7 +45,7 @@ def write(
 
     Args:
         of_parts: result of `findings.write` for each dataset.
-        work: status of this call's runs.
+        work: status of the runs in this call.
     """
     state = state_of(recipe, parts)
     runs = [run for part in parts.values() for run in part.runs]

@@ -32,8 +32,8 @@ class DatasetKnowledge:
         zero_shot: accuracy on base classes in per cent.
         class_means: leave-one-out accuracy of the class means in per cent.
         ratio: `zero_shot / class_means`.
-        images: number of different images.
-        key: identifies the measurement; see `knowledge_key`.
+        images: number of distinct images.
+        key: identifier of the measurement; see `knowledge_key`.
     """
 
     zero_shot: Number = np.nan
@@ -66,14 +66,14 @@ def measure(recipe: Recipe, cache: ModelCache | None = None) -> DatasetKnowledge
 
 @dataclass(frozen=True)
 class EncodedShots:
-    """Features of the few-shot images of a dataset's base classes, and of all class names, by the frozen CLIP model.
+    """Frozen CLIP features of the few-shot images of a dataset's base classes, and of all class names.
 
     Attributes:
         rows: (N,) distinct rows of the training split, ascending.
         labels: (N,) class ids.
         features: (N, D) image features.
         texts: (C, D) unit-length text features of all classes.
-        samples: rows of the few-shot sample of each seed.
+        samples: rows of the few-shot sample for each seed.
     """
 
     rows: Ids
@@ -98,7 +98,7 @@ def untrained_parts(recipe: Recipe, cache: ModelCache | None = None) -> RunParts
 
 
 def few_shot_samples(recipe: Recipe, dataset: Dataset) -> list[Ids]:
-    """Return the rows of the few-shot sample of each of the study's seeds; see `Dataset.few_shot` for errors."""
+    """Return the rows of the few-shot sample for each of the study's seeds; see `Dataset.few_shot` for errors."""
     seeds = recipe.study.seeds if recipe.dataset.seed is None else [recipe.dataset.seed]
     return [dataset.few_shot(recipe.dataset.shots, seed) for seed in seeds]
 

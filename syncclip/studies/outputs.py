@@ -119,7 +119,7 @@ class Fits:
 
 @dataclass(frozen=True)
 class DataEfficiency:
-    """Marginal value, real-image equivalents and share of the gap of the reference's synthetic images, by metric.
+    """Data efficiency of the reference's synthetic images by metric: marginal value, equivalents and gap closed.
 
     Attributes:
         images_per_hour: throughput of one generator; None if it was not measured.
@@ -142,8 +142,8 @@ class Comparison:
         smaller_split: number of test images in the smallest split (base or novel) of any dataset.
         simultaneous_low, simultaneous_high: interval that holds simultaneously at all numbers of images for which both
             configurations are compared; NaN for an average.
-        averaged_over: numbers of images per class over which the difference is averaged; empty for a single number. An
-            average has no `images_per_class`.
+        averaged_over: numbers of images per class over which the difference is averaged; empty for a single number. For
+            an average, `images_per_class` is None.
     """
 
     configuration: str

@@ -54,7 +54,7 @@ class Pilot:
         measured_at: all numbers of synthetic images per class in the pilot, ascending.
         limit: largest number of images per class to which the pilot is extrapolated.
         additional: additional gain from `images_per_class` to `limit`; None without extrapolation.
-        reason: reason why there is no extrapolation; None if there is one.
+        reason: reason for a missing extrapolation; None if there is an extrapolation.
     """
 
     url: str
@@ -76,11 +76,12 @@ def read_pilot(url: str, recipe: Recipe | None = None) -> Pilot:
 
     Args:
         url: folder of the study.
-        recipe: recipe whose dataset and CLIP model the pilot must have.
+        recipe: recipe with the dataset and CLIP model that the pilot must use.
 
     Raises:
-        UserError: the study is missing, unfinished, too large, was evaluated on test images although the dataset has a
-            validation split, has other classes or another CLIP model, or has no suitable pair of configurations.
+        UserError: the study is missing, unfinished or too large, was evaluated on test images although the dataset has
+            a validation split, has different classes or a different CLIP model, or has no suitable pair of
+            configurations.
     """
     url = absolute(url)
     path = storage.join(url, outputs.STATE)
@@ -117,13 +118,15 @@ def read_pilot(url: str, recipe: Recipe | None = None) -> Pilot:
         )
     baseline = (real_only, None)
     if not (seeds := evidence.seeds([baseline, *points])):
-        raise UserError(f"{url}: no seed is finished for all numbers of images; run the study again")
+        raise UserError(f"{url}: no seed has results for all numbers of images per class; run the study again")
     metrics = [evidence.resampled(point, seeds, "classes", settings.resamples)[METRIC] for point in [baseline, *points]]
     estimates = np.array([values[0].mean() for values in metrics])
     resamples = np.stack([values[1] for values in metrics])
     gains, resampled = estimates[1:] - estimates[0], resamples[1:] - resamples[0]
     if not np.isfinite(resampled).all():
-        raise UserError(f"{url}: the base or the novel split has too few classes for an interval; use more classes")
+        raise UserError(
+            f"{url}: the base or the novel split has too few classes for a confidence interval; use more classes"
+        )
     limit = REACH * amounts[-1]
     reason = no_extrapolation(evidence, reference)
     additional = None if reason else extrapolate(amounts, gains, resampled, limit, settings.confidence_level)
@@ -176,7 +179,7 @@ def no_extrapolation(evidence: Evidence, reference: Configuration) -> str | None
 
 
 def pilot_command(source: str, validation: bool = True) -> str:
-    """Return the command that runs a pilot of a recipe.
+    """Return the command that runs a pilot for a recipe.
 
     Args:
         validation: whether the dataset has a validation split.
@@ -199,20 +202,26 @@ def recipe_of_pilot(url: str) -> Recipe:
 def _require_same(url: str, recipe: Recipe, of_pilot: Recipe) -> None:
     ours, theirs = (with_absolute_paths(each) for each in (recipe, of_pilot))
     if clip_of(ours) != clip_of(theirs):
-        raise UserError(f"{url}: the pilot uses the CLIP model {clip_of(theirs)!r}, not {clip_of(ours)!r}")
+        raise UserError(
+            f"{url}: the pilot uses the CLIP model {clip_of(theirs)!r}, not {clip_of(ours)!r}; run a pilot with this "
+            "recipe"
+        )
     if load_dataset(ours.dataset).classnames != load_dataset(theirs.dataset).classnames:
-        raise UserError(f"{url}: the pilot has other classes than dataset {recipe.dataset.name!r}")
+        raise UserError(
+            f"{url}: the pilot's classes differ from those of dataset {recipe.dataset.name!r}; run a pilot with this "
+            "recipe"
+        )
 
 
 def extrapolate(
     amounts: list[int], gains: Floats, resampled: Floats, limit: int, confidence_level: float = 0.95
 ) -> Interval:
-    """Extrapolate gains at a few numbers of images n to the additional gain from the largest n to `limit`.
+    """Extrapolate the gains at a few numbers of images n, and return the additional gain from the largest n to `limit`.
 
     The gain is modelled as G * s(n) with the shape s(n) = 1 - (1 + n)^(-c). The exponent c is not fitted, but taken
-    from `EXPONENTS`. The eventual gain G is fitted by least squares. With at least two numbers of images, the last
+    from `EXPONENTS`. The asymptotic gain G is fitted by least squares. With at least two numbers of images, the last
     measured increment is also extrapolated: it is multiplied by (s3 - s2) / (s2 - s1), for the last two numbers of
-    images and the limit. This local extrapolation does not assume that the gain has the shape from n = 0, so a flat
+    images and the limit. This local extrapolation does not assume that the gain follows s(n) from n = 0, so a flat
     curve remains flat. The interval covers the intervals of all exponents and of both extrapolations; the estimate uses
     the middle exponent and the local extrapolation, if there is one.
 
@@ -236,13 +245,15 @@ def extrapolate(
 
 
 def verdict(additional: Interval | None, numbers: int) -> Verdict:
-    """Judge an additional gain: more images help if it is significant and at least `SMALL`, and not if it is smaller.
+    """Judge from the additional gain whether more images help.
 
-    A pilot with a single number of images never shows that more images help, because it measures no increment.
+    They help if the gain is significant and its estimate is at least `SMALL`, and do not help if its upper bound is
+    below `SMALL`. A pilot with a single number of images cannot show that more images help, because it measures no
+    increment.
 
     Args:
         additional: additional gain; None without extrapolation.
-        numbers: how many numbers of images per class were measured.
+        numbers: how many different numbers of images per class were measured.
     """
     if additional is None:
         return "undecided"

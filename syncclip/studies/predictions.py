@@ -102,7 +102,7 @@ class Recomputed:
 
     Attributes:
         means: one row per configuration and number of images, with the number of seeds and the mean of each metric.
-        data_efficiency: data efficiency; None for a study of several pretrained tags.
+        data_efficiency: data efficiency; None for a study with several pretrained tags.
         differ: one message per value that differs from the study's files.
         numbers: number of values that were compared.
     """

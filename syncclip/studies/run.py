@@ -132,7 +132,7 @@ def announce(label: str, recipes: Mapping[str, Recipe], images_per_class: int | 
 def parts_of(
     recipes: Mapping[str, Recipe], url: str, beside: bool, images_per_class: int | None = None
 ) -> dict[str, Part]:
-    """Generate each dataset's missing images, and prepare runs for the numbers of images that all datasets contain.
+    """Generate each dataset's missing images, and prepare runs for the numbers of images available in all datasets.
 
     Args:
         recipes: result of `by_dataset`.

@@ -83,7 +83,7 @@ def markdown(
 
 
 def by_data(table: pd.DataFrame) -> list[list[str]]:
-    """Return one row per method and number of images, with the scores for real, synthetic and both kinds of data.
+    """Return one row per method and number of images, with the scores for real images, synthetic images and both.
 
     The result is empty unless at least two methods have exactly one configuration for each kind of training data.
     """
@@ -166,7 +166,7 @@ def _compared(comparisons: Sequence[Comparison]) -> list[TextTable]:
 
 
 def _points(pair: Comparison) -> tuple[str, str]:
-    """Format a comparison's number of images, and its baseline."""
+    """Format the number of images and the baseline of a comparison."""
     n, baseline_n = pair.images_per_class, pair.baseline_images_per_class
     if pair.averaged_over:
         return f"mean of {min(pair.averaged_over)} to {max(pair.averaged_over)}", pair.baseline

@@ -96,8 +96,8 @@ def _check_splits(recipe: Recipe) -> None:
     for split, classes in {"base": dataset.base, "novel": dataset.novel}.items():
         if labels.isdisjoint(classes):
             raise UserError(
-                f"dataset {dataset.name!r} has no validation images of {split} classes; add some, because the tuning "
-                f"metric {METRIC} requires validation images of base and novel classes"
+                f"the tuning metric {METRIC} requires validation images of base and novel classes, but dataset "
+                f"{dataset.name!r} has none of {split} classes; add some"
             )
 
 

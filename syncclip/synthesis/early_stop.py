@@ -20,8 +20,8 @@ PATIENCE = 64
 class RejectionMonitor:
     """Counts the rejected images of classes without accepted images, including those in the `done` shards.
 
-    `check` raises a UserError if at least `PATIENCE` images of the dataset or, with `keep: drop`, of a class are
-    rejected and none is accepted.
+    `check` raises a UserError if at least `PATIENCE` images of the dataset or, with `keep: drop`, of a class have been
+    rejected and none has been accepted.
     """
 
     def __init__(self, plan: Plan, done: Iterable[ShardStats] = ()) -> None:

@@ -85,7 +85,9 @@ class Plan(Settings):
                 "per synthetic dataset; generate several datasets with different seeds"
             )
         if self.generator.guide is not None and not any(self.guides):
-            raise ValueError(f"generator.guide: dataset {self.dataset!r} has no real images; remove guide")
+            raise ValueError(
+                f"generator.guide requires real images, but dataset {self.dataset!r} has none; remove guide"
+            )
         check_classes(self.prompts, self.classnames, self.dataset)
         return self
 

@@ -20,7 +20,7 @@ class CostSettings(Settings):
     """Cost assumptions for `syncclip plan`; they do not affect the generated images."""
 
     throughput: float | None = Field(None, ge=1e-9, le=1e6)
-    """Throughput of one actor in finished images per second; default: determined by `--throughput` or `--probe`."""
+    """Throughput per actor in finished images per second; default: set by `--throughput` or measured by `--probe`."""
     image_bytes: float | None = Field(None, gt=0, le=1e12)
     """Size of a stored image in bytes; default: measured by `--probe`."""
     price: float | None = Field(None, ge=0, le=1e9)
@@ -30,7 +30,7 @@ class CostSettings(Settings):
     preemptions: float = Field(0.0, ge=0, le=1e6)
     """Preemptions per machine-hour."""
     wait: float = Field(180.0, ge=0, le=1e8)
-    """Unbilled time until a preempted machine is replaced, in seconds."""
+    """Time until a preempted machine is replaced, in seconds (not billed)."""
     load: float | None = Field(None, ge=0, le=1e8)
     """Seconds from a machine's start to its first shard; default: measured by `--probe`, or 60 without `--probe`."""
 
@@ -41,7 +41,7 @@ class SynthesisSettings(Settings):
     images_per_class: int = Field(16, ge=1)
     """Number of synthetic images per class; datasets can be extended later."""
     seed: int = Field(0, ge=0)
-    """Seed of the dataset; an image's seed also depends on the image's index and attempt."""
+    """Seed of the dataset; an image's seed also depends on its index and attempt number."""
     generator: GeneratorSettings = GeneratorSettings()
     """Image generator."""
     prompts: PromptSettings = PromptSettings()
@@ -64,7 +64,7 @@ class SynthesisSettings(Settings):
     actors: Actors = 1
     """Number of actors, or `{min: 1, max: 8}` for a pool that grows with the cluster."""
     num_gpus: float = Field(0.0, ge=0, le=1024)
-    """Number of GPUs per actor, which may be fractional; 0: generate on the CPU."""
+    """Number of GPUs per actor (may be fractional); 0: generate on the CPU."""
     retries: int = Field(2, ge=0)
     """Maximum number of retry rounds without progress before failed shards raise an error."""
     quality: bool = False

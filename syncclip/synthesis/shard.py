@@ -45,7 +45,7 @@ class GeneratedShard(NamedTuple):
     gallery: list[Reject]
     """Thumbnails of some rejects."""
     started: float
-    """Start time in seconds since the epoch, moved forward by the time spent waiting for another shard."""
+    """Start time in seconds since the Unix epoch, shifted by the time spent waiting for another shard."""
 
 
 @dataclass
@@ -200,7 +200,7 @@ class _Batch(NamedTuple):
 def _prefetched(
     generator: AnyGenerator, references: ReferenceImages | None, batches: Sequence[Sequence[Entry]], clock: Clock
 ) -> Iterator[_Batch]:
-    """Yield batches in order; each batch is submitted before the previous one is yielded, the first one immediately."""
+    """Yield batches in order; submit each batch before yielding the previous one, and the first one immediately."""
 
     def start(entries: Sequence[Entry]) -> Callable[[], list[Image.Image]]:
         computed = generator.computed

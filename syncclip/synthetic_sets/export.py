@@ -146,7 +146,7 @@ def _images(source: ExportedSet, shard: int) -> Iterator[Image]:
 
 
 def _write_images(source: ExportedSet, out: Export, subfolder: str, progress: Progress) -> Iterator[Image]:
-    """Write all images that do not yet exist to `subfolder`, and yield every image in the dataset."""
+    """Write all missing images to `subfolder`, and yield every image in the dataset."""
     folder = storage.join(out.url, subfolder) if subfolder else out.url
     for name in source.folders:
         storage.sweep(storage.join(folder, name))

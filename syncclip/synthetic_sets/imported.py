@@ -63,9 +63,12 @@ class ImportedSet(Settings):
     @model_validator(mode="after")
     def _check_consistency(self) -> ImportedSet:
         if len(self.counts) != len(self.classnames):
-            raise ValueError(f"{len(self.counts)} counts for {len(self.classnames)} classes")
+            raise ValueError(f"counts has {len(self.counts)} entries, but there are {len(self.classnames)} classes")
         if self.images_per_class * self.classes > MAX_IMAGES:
-            raise ValueError(f"{self.images_per_class} images per class exceed the maximum dataset size")
+            raise ValueError(
+                f"{self.images_per_class} images for each of {self.classes} classes exceed the maximum of "
+                f"{MAX_IMAGES:,} per synthetic dataset"
+            )
         return self
 
     @property

@@ -85,8 +85,9 @@ def _open(urls: Sequence[str]) -> list[MergeInput]:
         url, classnames = source.images.url, source.plan.classnames
         if classnames != first.plan.classnames:
             raise UserError(
-                f"the {len(classnames)} classes of {url} are not the {first.plan.classes} classes of {first.images.url}"
-                f"{first_difference(classnames, first.plan.classnames)}; merge only datasets with the same class list"
+                f"the {len(classnames)} classes of {url} differ from the {first.plan.classes} classes of "
+                f"{first.images.url}{first_difference(classnames, first.plan.classnames)}; merge only datasets with "
+                "the same class list"
             )
         if isinstance(source.plan, Plan):
             plan = source.plan.model_dump_json(exclude={"amounts", "shard_size"})

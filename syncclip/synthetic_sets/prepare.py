@@ -52,7 +52,7 @@ def with_assets(recipe: Recipe, plan: Plan, url: str) -> Plan:
     """Store a plan's assets (reference images, filter heads, test features); return the plan with their checksums.
 
     Raises:
-        UserError: an asset is missing, or differs from the existing dataset's asset.
+        UserError: an asset is missing, or differs from the asset in the existing dataset.
     """
     if plan.guides:
         dataset = load_dataset(recipe.dataset)

@@ -196,7 +196,7 @@ def measure_quality(recipe: Recipe, url: str) -> SetQuality:
     measured.
 
     Raises:
-        UserError: the synthetic dataset does not exist, or its classes differ from the recipe dataset's classes.
+        UserError: the synthetic dataset does not exist, or its classes differ from those of the recipe's dataset.
     """
     import torch  # slow to import, and not needed to read `stats.json`
 

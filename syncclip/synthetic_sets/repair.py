@@ -53,7 +53,7 @@ def repair_set(url: str, broken: Iterable[int], pool: Pool = ONE_ACTOR) -> list[
     check_capacity(pool, plan.threads)
     _check_assets(plan, shards, url)
     if committed(url, lambda *_: None) and not committed(url, lambda *_: None, plan.owner):  # skips corrupt markers
-        raise UserError(f"{url}: {PLAN_NAME} is not the plan of these shards; restore the original file")
+        raise UserError(f"{url}: {PLAN_NAME} does not match these shards; restore the original file")
     with storage.lock(url, "shards verify --repair"):
         forget_index(url)
         for shard in shards:

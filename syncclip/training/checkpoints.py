@@ -1,4 +1,4 @@
-"""Write and read a run's checkpoints. Each checkpoint is committed by its marker, which is written last.
+"""Read and write a run's checkpoints. Each checkpoint is committed by its marker, which is written last.
 
 checkpoints/step-00000040.safetensors    parameter.<name>, momentum.<name> (Adam: momentum.<name>.<slot>), memory.<name>
 checkpoints/step-00000040.json           marker: step, size and checksums of the tensors and metrics, recipe, workers

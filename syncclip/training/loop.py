@@ -218,7 +218,7 @@ def device_of(name: str, key: str = "training.device") -> torch.device:
 
 
 def _count_together(stream: MixedStream | None, world_size: int) -> None:
-    """Add up the numbers of unreadable images on all ranks; raise a UserError if the total exceeds the limit."""
+    """Sum the numbers of unreadable images over all ranks; raise a UserError if the total exceeds the limit."""
     if stream is not None:
         for account in distributed.gathered(stream.corruption.account(), world_size):
             stream.corruption.include(account)

@@ -28,7 +28,7 @@ def optimizer_of(
 def state_of(optimizer: torch.optim.Optimizer, learnable: Mapping[str, Parameter]) -> dict[str, Tensor]:
     """Return an optimiser's state tensors, keyed by parameter name (SGD momentum) or `name.slot` (Adam).
 
-    A parameter that has never had a gradient has no state.
+    A parameter that has never received a gradient has no state.
     """
     state = {}
     for name, parameter in learnable.items():

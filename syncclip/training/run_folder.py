@@ -91,7 +91,8 @@ class RunFolder:
             return None
         raise UserError(
             f"{self.url} contains run '{record.name}' of recipe {record.recipe_hash[:12]}, but this is run "
-            f"'{self.name}' of recipe {self.recipe_hash[:12]}{self._changes()}; choose a different folder or remove it"
+            f"'{self.name}' of recipe {self.recipe_hash[:12]}{self._changes()}; "
+            "choose a different folder, or remove this one"
         )
 
     def finished(self, record: RunRecord | None) -> bool:

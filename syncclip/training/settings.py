@@ -21,8 +21,8 @@ class MixedDataset(Settings):
     url: str
     """Folder or URL of the dataset."""
     weight: float = Field(1.0, gt=0)
-    """Sampling weight relative to other datasets with images of the same class (synthetic dataset), or number of times
-    that each image occurs in an epoch (real dataset)."""
+    """Sampling weight relative to other datasets with images of the same class (synthetic dataset), or number of
+    occurrences of each image per epoch (real dataset)."""
 
     @model_validator(mode="before")
     @classmethod
@@ -100,7 +100,8 @@ class TrainingSettings(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of each worker; "auto" selects a GPU if available, otherwise the CPU."""
     shuffle_window: int | None = Field(None, ge=1)
-    """Number of synthetic dataset shards from which each step samples images; by default, all shards."""
+    """Number of shards in each synthetic dataset's sliding window, from which each step samples images; by default, all
+    shards."""
     cache_images: int = Field(256 << 20, ge=0)
     """Size of each worker's in-memory cache of decoded images, in bytes."""
     cache_bytes: int = added(4 << 30, ge=0)
@@ -109,7 +110,7 @@ class TrainingSettings(Settings):
     """Folder for the local cache of remote shards, shared by all workers on a machine; by default, a per-user temporary
     folder."""
     verify_shards: bool = added(True)
-    """Verify the checksum of each shard when the shard is copied or first opened."""
+    """Verify the checksum of each shard when it is copied or first opened."""
     prefetch_threads: int = Field(1, ge=0)
     """Number of prefetching threads per worker or, with `loader_processes`, number of batches prefetched by each
     process."""
@@ -133,7 +134,7 @@ class TrainingSettings(Settings):
     checkpoint_minutes: float | None = added(None, gt=0)
     """Maximum time between checkpoints, in minutes; unlimited by default."""
     keep_checkpoints: int = Field(2, ge=1)
-    """Number of recent checkpoints to keep. If only one is kept and it is damaged, the run starts over."""
+    """Number of recent checkpoints to keep. With 1, the run starts over if the checkpoint is damaged."""
     keep_best: Literal["loss", "validation"] | None = added(None)
     """Criterion for the best checkpoint, which is kept in addition to recent checkpoints: "loss" (mean since the
     previous checkpoint) or "validation" (accuracy). By default, only recent checkpoints are kept."""
@@ -150,7 +151,9 @@ class TrainingSettings(Settings):
         for mixed in (self.real, self.synthetic):
             urls = [each.url.rstrip("/") for each in mixed] if isinstance(mixed, tuple) else []
             if twice := [url for url in urls if urls.count(url) > 1]:
-                raise ValueError(f"{twice[0]} is listed twice among the mixed datasets; use a weight instead")
+                raise ValueError(
+                    f"{twice[0]} is listed twice among the mixed datasets; list it once, with a higher weight"
+                )
         check_shared(self.batch_size, self.workers)
         if self.min_workers is not None and self.min_workers > self.workers:
             raise ValueError(f"min_workers is {self.min_workers}, but workers is {self.workers}; lower min_workers")
@@ -197,8 +200,9 @@ class EvaluationSettings(Settings):
     calibrate: bool = added(False)
     """Calibrate confidences by temperature scaling, fitted on the validation images of base classes."""
     test_domains: list[TestDomain] = added([])
-    """Domains whose prompts additionally encode the test images in the same pass (see `methods.syncclip.test_domain`);
-    the results are written to `test_domains/DOMAIN` in the run folder, with the run's temperature."""
+    """Additional domains whose prompts are used to encode the test images in the same pass (see
+    `methods.syncclip.test_domain`); the results are written to `test_domains/DOMAIN` in the run folder, with the run's
+    temperature."""
     workers: int | None = added(None, ge=1)
     """Number of cluster workers for evaluation; by default, evaluation after training uses `training.workers`, and
     `syncclip evaluate` runs in the local process."""

@@ -66,7 +66,7 @@ class Worker(ABC, Generic[Result]):
 
     @abstractmethod
     def write(self, result: Result, report: Report, seconds: float) -> None:
-        """Write the files of a shard, its marker last; computing the shard took `seconds`."""
+        """Write the files of a shard, its marker last; `seconds` is the time spent computing the shard."""
 
     def prepare(self) -> None:
         """Set the number of torch threads and load the models on the first call."""
@@ -175,7 +175,7 @@ def run_job(
 def check_capacity(
     pool: Pool, threads: int, actors_key: str = "synthesis.actors", gpus_key: str = "synthesis.num_gpus"
 ) -> None:
-    """Check that the pool fits on this machine or, if Ray is running, the cluster at its maximum size.
+    """Check that the pool fits on this machine or, if Ray is running, on the cluster at its maximum size.
 
     A cluster at RAY_ADDRESS needs capacity for only one actor. Error messages refer to the settings or options
     `actors_key` and `gpus_key`.
@@ -195,7 +195,7 @@ def check_capacity(
         each = f" with {threads} threads each" if threads > 1 else ""
         raise UserError(
             f"{actors_key}: {counted(actors, 'actor')}{each} would need {counted(actors * threads, 'CPU')}, but "
-            f"only {cpus} exist; use at most {max(1, cpus // threads)}, or set RAY_ADDRESS to a cluster"
+            f"only {cpus} are available; use at most {max(1, cpus // threads)}, or set RAY_ADDRESS to a cluster"
         )
     if pool.num_gpus > 0 and "GPU" not in available:
         import torch

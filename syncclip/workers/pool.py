@@ -190,5 +190,5 @@ class AttemptLog:
         return self.starts.keys() - self.reports.keys()
 
     def end(self, shard: int, report: dict[str, Any]) -> None:
-        """Record a shard's report before the shard's process returns it, since the process may die."""
+        """Record a shard's report before the actor returns it, since the actor's process may die."""
         self.reports[shard] = report

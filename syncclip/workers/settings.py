@@ -39,7 +39,7 @@ class Pool(NamedTuple):
 
     actors: int = 1
     max_actors: int | None = None
-    """Maximum number of actors in a growing pool; default: fixed pool size."""
+    """Maximum number of actors in a growing pool; None: the pool size is fixed."""
     num_gpus: float = 0.0
     """Number of GPUs per actor; 0: run on the CPU."""
     retries: int = 2

@@ -199,7 +199,7 @@ def test_a_downloaded_recipe_extends_no_file_elsewhere(
 ) -> None:
     forge(downloaded / "recipe.yaml", f"extends: {base}\n")
     assert app.run(["evaluate", "."]) == 2
-    assert "only your own recipes may extend files elsewhere" in capsys.readouterr().err
+    assert "only your own recipes may extend files outside their folder" in capsys.readouterr().err
 
 
 @pytest.mark.attack

@@ -181,4 +181,4 @@ def test_init_reports_why_a_dataset_is_not_assessed(capsys: pytest.CaptureFixtur
     folder, recipe = folder_of_folders(tmp_path / "own", per_class=4), str(tmp_path / "own.yaml")
     outcome = Outcome(capsys, "init", str(folder), "dataset.base=[red circle]", "--out", recipe)
     assert outcome.status == 0, outcome.err
-    assert outcome.out.splitlines()[1].startswith("not assessed: dataset 'own' has one base class")
+    assert outcome.out.splitlines()[1].startswith("not assessed: dataset 'own' has only one base class")

@@ -37,8 +37,8 @@ def test_a_check_reports_counts_and_problems(
     ("arguments", "error"),
     [
         (["check", "dtdd"], "unknown dataset 'dtdd'; did you mean 'dtd'?"),
-        (["check", "icons/travle"], "unknown shipped dataset 'icons/travle'; available: icons/devices"),
-        (["check", "icons/travel/x"], "unknown shipped dataset 'icons/travel/x'; available: icons/devices"),
+        (["check", "icons/travle"], "unknown bundled dataset 'icons/travle'; available: icons/devices"),
+        (["check", "icons/travel/x"], "unknown bundled dataset 'icons/travel/x'; available: icons/devices"),
         (["check", "dtd"], "specify the folder with --root DIR"),
         (["check", "all", "--root", "missing"], "missing: dataset folder not found; see CoOp's"),
         (["ls", "--root", "missing"], "missing: dataset folder not found; see CoOp's"),

@@ -45,7 +45,7 @@ def test_the_command_on_the_cluster_reads_the_uploaded_recipe() -> None:
 
 def test_a_studys_configurations_are_checked_before_submission() -> None:
     recipe = Recipe.load("icons", [BUCKET, "study.configurations=[{method: ivp}]"])
-    with pytest.raises(UserError, match=r"study\.configurations\[0\] 'ivp-both': training\.method: there is no method"):
+    with pytest.raises(UserError, match=r"study\.configurations\[0\] 'ivp-both': training\.method: unknown method"):
         submit.recipe_job("study", recipe, None, shared=False)
 
 
@@ -139,7 +139,7 @@ def test_errors_of_a_reproduction_are_reported_before_submission(capsys: pytest.
     with pytest.raises(UserError, match="a key or a password"):
         reproduction("storage.options.secret=abc")
     assert "missing option '--root'" in Outcome(capsys, "submit", "reproduce", "few-shot").error
-    assert "require reproduce" in Outcome(capsys, "submit", "train", "icons", "--root", "/data").error
+    assert "only apply to reproduce" in Outcome(capsys, "submit", "train", "icons", "--root", "/data").error
 
 
 def test_the_job_of_a_classification_repeats_its_arguments(

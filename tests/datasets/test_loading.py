@@ -52,7 +52,7 @@ def test_few_shot_samples_contain_base_classes(tmp_path: Path) -> None:
 
 def test_a_missing_shipped_dataset_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("syncclip.embedded.FOLDER", tmp_path)
-    with pytest.raises(UserError, match=r"unknown shipped dataset 'icons'; .*/icons/dataset is missing"):
+    with pytest.raises(UserError, match=r"unknown bundled dataset 'icons'; .*/icons/dataset is missing"):
         load("icons")
 
 

@@ -84,7 +84,7 @@ def test_class_folders_take_precedence_over_the_only_table(tmp_path: Path) -> No
         ({"split": ""}, "row 4: no split, but other images have one"),
         ({"label": 0.5}, "row 4: label 0.5 is neither a class name nor an integer"),
         ({"label": True}, "row 4: label True is neither"),
-        ({"path": {"bytes": "?"}}, "row 4: 'path' is not a path; store images as files"),
+        ({"path": {"bytes": "?"}}, "row 4: column 'path' contains no path; store images as files"),
     ],
 )
 def test_invalid_rows_are_errors(tmp_path: Path, change: Record, reason: str) -> None:
@@ -162,7 +162,7 @@ def test_a_parquet_file_that_expands_to_gigabytes_is_rejected(
 )
 def test_a_column_without_text_is_rejected_unread(tmp_path: Path, column: Any, kind: str) -> None:
     pq.write_table(pa.table({"image": column, "label": ["cat"]}), tmp_path / "mine.parquet")
-    with pytest.raises(UserError, match=rf"column 'image' is {kind}.*, neither text nor a number"):
+    with pytest.raises(UserError, match=rf"column 'image' has type {kind}.*, which is neither text nor numeric"):
         load(tmp_path / "mine.parquet")
 
 

@@ -251,5 +251,5 @@ def test_temperature_divides_the_logits() -> None:
 
 
 def test_temperature_requires_images_of_base_classes() -> None:
-    with pytest.raises(UserError, match=r"evaluation.calibrate: there are no validation images of base classes"):
+    with pytest.raises(UserError, match=r"evaluation.calibrate requires validation images of base classes"):
         fitted(TableMethod(torch.eye(3), 2), RowImages([2, 2]))

@@ -82,7 +82,7 @@ def test_a_table_without_an_image_column_or_path_has_an_error(folder: Path) -> N
     (folder / "list.jsonl").write_text('{"path": "b.png"}\n{"path": 3}\n')
     good, bad = find_images([str(folder / "list.jsonl")])
     assert good.read() and bad.name.endswith("list.jsonl, row 2")
-    assert "path is not a path: 3" in str(error_of(bad))
+    assert "column 'path' contains no path: 3" in str(error_of(bad))
 
 
 def write_tar(file: Path, members: dict[str, bytes]) -> None:
@@ -111,7 +111,7 @@ def test_missing_and_damaged_files_become_errors_and_the_search_continues(folder
     (folder / "loop").symlink_to(folder)
     found = list(find_images(["gone.png", "gone/*.png", str(folder / "gone.csv"), "", str(folder), f"{folder}/*"]))
     errors = [error for source in found if (error := error_of(source)) is not None]
-    for word in ("gone.png", "matches", "gone.csv", "name is empty", "damaged tar"):
+    for word in ("gone.png", "matches", "gone.csv", "name is empty", "corrupt tar"):
         assert any(word in error for error in errors), (word, errors)
     readable = [Path(source.name).name for source in found if error_of(source) is None]
     assert [name for name in readable if name.endswith(("png", "PNG"))] == ["a.PNG", "b.png", "c.png", "a.PNG", "b.png"]

@@ -119,7 +119,7 @@ def test_errors_of_a_file_contain_its_name(tmp_path: Path, text: str, error: str
             "training.data: 'fake' is not allowed; it must be 'real', 'synthetic', 'both' or 'all_real'",
         ),
         ("training=3", "training: 3 is not allowed; it must be a section with its own keys"),
-        ("training.method=synclip", "training.method: there is no method 'synclip'; did you mean 'syncclip'?"),
+        ("training.method=synclip", "training.method: unknown method 'synclip'; did you mean 'syncclip'?"),
         (
             "study.configurations=[{methd: ivlp}]",
             "study.configurations[0].methd: no such key; did you mean 'method'? (and 1 more error)",

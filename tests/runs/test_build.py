@@ -107,7 +107,7 @@ def test_images_beyond_the_memory_limit_are_decoded_each_time(tiny: TinyWorld, t
         (["training.method=coop", "methods.coop.text_tokens=20"], "use fewer text tokens"),
         (
             ["training.method=ivlp", "methods.ivlp.text_tokens=3", "methods.ivlp.initial_words=a photo"],
-            "add words, remove all words",
+            "add words, set initial_words to ''",
         ),
     ],
 )

@@ -133,7 +133,7 @@ def test_a_killed_process_is_an_error_and_the_stream_can_be_resumed(tmp_path: Pa
             if len(images) == 2:
                 kill()
 
-    with pytest.raises(LostLoaderError, match="a loader process was lost"), watched():
+    with pytest.raises(LostLoaderError, match="a loader process exited unexpectedly"), watched():
         read_and_kill()
     assert 2 <= len(images) < EPOCHS * STEPS
     rest = batches(mixed, EPOCHS, *divmod(len(images), STEPS), threads=1, processes=2)

@@ -11,7 +11,7 @@ LEVELS = {"none": 0.35, "few": 0.5, "some": 0.65, "many": 0.8, "all": 0.95}
 """CLIP model -> mean name knowledge."""
 DATASETS = ("devices", "household", "nature", "office", "things", "travel")
 CONFIGURATIONS = {"class-vectors": (16.0, -20.0), "prompts": (6.0, -8.0), "harmful": (-3.0, -2.0)}
-"""Configuration -> intercept and slope of its eventual gain over real images only."""
+"""Configuration -> intercept and slope of its asymptotic gain over real images only."""
 REAL_OVER_ZERO_SHOT = 2.0
 SHOTS = 4
 """Number of shots of the map."""

@@ -159,7 +159,7 @@ def test_name_knowledge_outside_the_map_has_no_prediction(recipe: Recipe, instal
 @pytest.mark.parametrize(
     ("overrides", "error"),
     [
-        (["dataset.base=[0]"], "has one base class; assess requires at least 2 base classes"),
+        (["dataset.base=[0]"], "has only one base class, but assess requires at least 2"),
         (["dataset.shots=1"], "every base class has only one training image"),
         (["dataset.name=icons"], "is a suite of 6 datasets; select one dataset"),
         (["backbone.name=hf-hub:nobody/nothing"], "'hf-hub:nobody/nothing' could not be loaded"),

@@ -76,7 +76,7 @@ def test_synthetic_dataset_is_read_once_for_all_trainings(tmp_path: Path, monkey
 @pytest.mark.parametrize(
     ("configuration", "message"),
     [
-        ("{method: ivp}", "there is no method 'ivp'"),
+        ("{method: ivp}", "unknown method 'ivp'"),
         ("{method: ivlp, overrides: {training.epoch: 3}}", "training.epoch: no such key"),
         ("{method: ivlp, images_per_class: [3]}", "images_per_class [3] contains none of"),
         ("{method: ivlp, search_space: {training.epochs: [1, 0]}}", "training.epochs: 0 is not allowed"),

@@ -154,7 +154,7 @@ def test_levels_may_be_extended_by_seeds(copy: Path, world: Path) -> None:
     ],
 )
 def test_levels_with_other_settings_are_rejected(finished: Study, world: Path, override: str, named: str) -> None:
-    with pytest.raises(UserError, match=rf"contains levels with other settings \(.*{named}"):
+    with pytest.raises(UserError, match=rf"contains levels with different settings \(.*{named}"):
         study(recipe_of(world, override), finished.url)
 
 
@@ -200,7 +200,7 @@ def test_folder_contains_either_levels_or_a_single_study(finished: Study, world:
     [
         (["study.pretrained=[a,a]"], "contains duplicates"),
         (["study.pretrained=[../a]"], "study.pretrained"),
-        (["study.pretrained=[synthetic]"], "is the name of a subfolder"),
+        (["study.pretrained=[synthetic]"], "is a reserved subfolder name"),
         (["study.pretrained=[a,c]"], "'c' is neither a tag of tiny-clip nor a file"),
         (["backbone.name=hf-hub:owner/name"], "has no pretrained tags"),
         (["study.configurations=[{method: probe, overrides: {backbone.pretrained: b}}]"], "study.pretrained varies"),

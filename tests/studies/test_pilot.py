@@ -209,7 +209,7 @@ def test_a_study_with_more_images_is_not_a_pilot(copy: Path, monkeypatch: pytest
 def test_a_pilot_must_have_the_classes_and_the_clip_model_of_the_recipe(copy: Path, suite_world: Path) -> None:
     own = Recipe.load(str(copy / outputs.RECIPE), own=False)
     assert read_pilot(str(copy), own).seeds == 2
-    with pytest.raises(UserError, match="has other classes than dataset 'icons/travel'"):
+    with pytest.raises(UserError, match="classes differ from those of dataset 'icons/travel'"):
         read_pilot(str(copy), own.with_values({"dataset.name": "icons/travel"}))
     with pytest.raises(UserError, match="the pilot uses the CLIP model .*, not 'icons'"):
         read_pilot(str(copy), study_recipe(suite_world, "backbone.name=icons"))

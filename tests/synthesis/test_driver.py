@@ -204,7 +204,7 @@ def test_more_actors_than_cpus_are_an_error(
     monkeypatch.setattr(job, "local_cpus", lambda: 2)
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(UserError, match="3 actors would need 3 CPUs, but only 2 exist; use at most 2"):
+    with pytest.raises(UserError, match="3 actors would need 3 CPUs, but only 2 are available; use at most 2"):
         synthesise_set(make_plan(1), str(tmp_path), Pool(3), show=False)
     assert list(tmp_path.iterdir()) == []
 

@@ -108,7 +108,7 @@ def test_datasets_that_can_not_be_merged_are_an_error(tmp_path: Path, pair: list
         (pair[:1], "specify two or more different datasets"),
         ([pair[0], pair[0] + "/"], "specify two or more different datasets"),
         ([pair[0], other], r"\(class 1 is 'x', not 'b'\)"),
-        ([pair[0], fewer], "the 2 classes of .* are not the 3 classes of"),
+        ([pair[0], fewer], "the 2 classes of .* differ from the 3 classes of"),
         ([pair[0], str(tmp_path / "nowhere")], "no synthetic dataset found"),
         ([pair[0], gap], "1 of 2 shards are missing"),
     ):

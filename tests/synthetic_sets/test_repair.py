@@ -163,7 +163,7 @@ def test_nothing_is_removed_if_an_asset_of_a_filter_is_missing(
 def test_nothing_is_removed_if_the_plan_belongs_to_another_dataset(folder: Path) -> None:
     change_plan(folder, seed=12345)
     before = digests(folder)
-    with pytest.raises(UserError, match=r"plan\.json is not the plan of these shards"):
+    with pytest.raises(UserError, match=r"plan\.json does not match these shards"):
         repair_set(str(folder), broken_shards(folder) or [1])
     assert digests(folder) == before
 

@@ -155,7 +155,7 @@ def test_killed_loader_process_is_reported_and_the_run_resumes(
 ) -> None:
     killed = worlds.job(world, tmp_path, "syncclip", loader_processes=2)
     worlds.kill_loader_once(killed, 4, tmp_path / "killed")
-    with pytest.raises(LostLoaderError, match=r"^a loader process was lost .*lower training.loader_processes"):
+    with pytest.raises(LostLoaderError, match=r"^a loader process exited unexpectedly .*training.loader_processes"):
         run(killed)
     resumed = run(worlds.job(world, tmp_path, "syncclip", loader_processes=2))
     assert resumed.notes[0].startswith("run 'fake' resumes")

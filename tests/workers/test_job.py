@@ -146,6 +146,6 @@ def test_actors_must_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     check_capacity(Pool(3), 2)  # a cluster at RAY_ADDRESS needs capacity for one actor
     monkeypatch.delenv("RAY_ADDRESS")
     with pytest.raises(
-        UserError, match="3 actors with 2 threads each would need 6 CPUs, but only 2 exist; use at most 1"
+        UserError, match="3 actors with 2 threads each would need 6 CPUs, but only 2 are available; use at most 1"
     ):
         check_capacity(Pool(3), 2)

@@ -206,8 +206,9 @@ class Differences:
     def simultaneous(self, confidence_level: float = 0.95) -> list[Interval]:
         """Return intervals that contain the true differences at all numbers of images with the given probability.
 
-        Each interval extends by the same multiple of the standard error to both sides: the quantile of the largest
-        absolute standardised deviation in each resample (max-|t|). A single number has the percentile interval.
+        Each interval extends on both sides by the same multiple of its standard error: the quantile of the largest
+        absolute standardised deviation in each resample (max-|t|). For a single number of images, the percentile
+        interval is returned.
 
         Source: Montiel Olea and Plagborg-Møller 2019, Journal of Applied Econometrics 34(1), algorithm 2.
         """

@@ -36,12 +36,12 @@ class Exchange:
 
 @dataclass(frozen=True)
 class GapClosed:
-    """Share of the gap between real images of base classes only and of all classes that synthetic images close.
+    """Share of the gap closed by synthetic images, from real images of base classes only to real images of all classes.
 
     Attributes:
-        gap: difference between both configurations without synthetic images, in points.
-        share: gain of the synthetic images, averaged over their numbers, divided by the gap; None unless the gap is
-            significantly positive.
+        gap: difference between the two configurations without synthetic images, in points.
+        share: gain of the synthetic images, averaged over the numbers of images, divided by the gap; None unless the
+            gap is significantly positive.
     """
 
     baseline: str
@@ -54,8 +54,8 @@ def gap_closed(baseline: str, upper_bound: str, over: Differences, confidence_le
     """Compute the share of the gap closed, with the interval of the ratio of paired resamples.
 
     Args:
-        over: differences to the baseline of the configuration with synthetic images, at each number of images, and
-            finally of the upper bound.
+        over: differences from the baseline, first for the configuration with synthetic images at each number of images,
+            then for the upper bound.
     """
     gap = interval(over.estimates[-1], over.resamples[-1], confidence_level)
     if not gap.low > 0:

@@ -1,7 +1,7 @@
 """Linear mixed model y = a + b x + u_d + e with a random effect of the dataset, and its prediction intervals.
 
 The variances of u (between datasets) and e (within a dataset, including sampling error) are estimated by restricted
-maximum likelihood (REML). A prediction interval is for the measured value on a new dataset, so it contains both
+maximum likelihood (REML). A prediction interval applies to the value measured on a new dataset, so it accounts for both
 variances and the uncertainty of a and b. Its width is calibrated by leaving out each dataset in turn.
 
 Source: Laird and Ware 1982, Biometrics 38, equations 3.1 to 3.5, with a random intercept.
@@ -34,7 +34,7 @@ class MixedModel:
         within: variance within a dataset.
         datasets: number of datasets.
         widen: calibration factor of prediction intervals, at least 1: root mean square of the standardised errors on
-            left-out datasets.
+            held-out datasets.
     """
 
     coefficients: Floats
@@ -112,7 +112,7 @@ def _fit(x: Floats, y: Floats, ids: npt.NDArray[np.int64]) -> MixedModel:
 
 
 def student(level: float, freedom: int, steps: int = 10_000) -> float:
-    """Return t such that a Student-distributed variable with `freedom` degrees is within ±t with probability `level`.
+    """Return t such that a t-distributed variable (`freedom` degrees of freedom) is in ±t with probability `level`.
 
     With t = sqrt(freedom) tan(angle), the density is proportional to cos(angle)^(freedom - 1).
     """

@@ -1,4 +1,4 @@
-"""Statistical power of a study: the smallest difference that its confidence interval would show."""
+"""Statistical power of a study: the smallest difference that it can detect."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def t_quantile(probability: float, freedom: float) -> float:
 
 
 def detectable(standard_error: float, freedom: float, confidence_level: float = 0.95) -> float:
-    """Return the smallest difference that a two-sided test shows with `POWER`.
+    """Return the smallest difference that a two-sided test detects with power `POWER`.
 
     Source: Bloom 1995, Evaluation Review 19(5): (t_{1 - alpha/2} + t_{power}) times the standard error.
     """
@@ -106,10 +106,10 @@ class Design:
 
 
 def detectable_difference(design: Design, spread: Deviations = TYPICAL, confidence_level: float = 0.95) -> float:
-    """Return the smallest difference on novel classes, in points, that a study would show with `POWER`.
+    """Return the smallest difference on novel classes, in points, that a study detects with power `POWER`.
 
-    The datasets are trained separately, so their seeds are independent. The result is infinite if no dataset has more
-    than one novel class.
+    Each dataset has its own training runs, so seeds are independent across datasets. The result is infinite if no
+    dataset has more than one novel class.
     """
     freedom = design.classes - design.datasets
     if freedom < 1:
@@ -122,7 +122,7 @@ def detectable_difference(design: Design, spread: Deviations = TYPICAL, confiden
 def classes_needed(
     points: float, design: Design, spread: Deviations = TYPICAL, confidence_level: float = 0.95
 ) -> int | None:
-    """Return the number of novel classes for which a difference is detectable; None if more seeds are required."""
+    """Return the number of novel classes required to detect a difference; None if more seeds are required."""
 
     def reached(classes: int) -> bool:
         return detectable_difference(replace(design, classes=classes), spread, confidence_level) <= points

@@ -30,7 +30,7 @@ def asset_url(url: str, checksum: str) -> str:
 
 
 def store(url: str, tensors: Mapping[str, torch.Tensor], planned: str, mismatch: str) -> str:
-    """Store tensors and return their checksum; raise a UserError with message `mismatch` if not `planned`."""
+    """Store tensors and return their checksum; raise a UserError with message `mismatch` if it is not `planned`."""
     import safetensors.torch
 
     data: bytes = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
@@ -51,6 +51,6 @@ def fetch(url: str, checksum: str, name: str) -> dict[str, torch.Tensor]:
         raise UserError(f"filter {name!r}: {path} is missing; run `syncclip synth` with the dataset's recipe")
     data = storage.read_bytes(path)
     if checksum_of(data) != checksum:
-        raise UserError(f"filter {name!r}: {path} is damaged; remove the file, and run `syncclip synth` again")
+        raise UserError(f"filter {name!r}: {path} is corrupt; remove the file, and run `syncclip synth` again")
     tensors: dict[str, torch.Tensor] = safetensors.torch.load(data)
     return tensors

@@ -57,4 +57,4 @@ class Filter:
         """Score the images that passed the previous filters, and accept or reject each image."""
 
     def accept(self, batch: FilterBatch) -> None:
-        """Add images that passed all filters to the state; an image replaces earlier attempts with the same index."""
+        """Update the state with images that passed all filters; they replace earlier attempts with the same index."""

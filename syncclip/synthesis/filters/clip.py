@@ -1,4 +1,4 @@
-"""A frozen CLIP model, shared by filters with the same backbone to encode each image only once."""
+"""A frozen CLIP model, shared by filters with the same backbone so that each image is encoded only once."""
 
 from __future__ import annotations
 

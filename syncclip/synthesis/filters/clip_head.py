@@ -35,9 +35,9 @@ class ClipHeadSettings(Settings):
     activation: Literal["none", "relu"] = "none"
     """Activation function between layers."""
     minimum: float | None = None
-    """Minimum head output for an image to be accepted."""
+    """Minimum head output to accept an image."""
     maximum: float | None = None
-    """Maximum head output for an image to be accepted."""
+    """Maximum head output to accept an image."""
     blur: bool = False
     """Blur thumbnails of rejected images beyond recognition."""
     checksum: str = ""

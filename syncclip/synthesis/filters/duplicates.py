@@ -39,7 +39,7 @@ class ClipDuplicateSettings(Settings):
     name: Literal["clip_duplicate"] = "clip_duplicate"
     """Reject near-duplicates of earlier images of the same class based on CLIP features."""
     backbone: BackboneSettings | None = None
-    """CLIP model for scoring; default: the recipe's backbone."""
+    """CLIP model that computes the features; default: the recipe's backbone."""
     similarity: float = Field(0.97, gt=0, le=1)
     """Minimum cosine similarity between near-duplicates."""
 

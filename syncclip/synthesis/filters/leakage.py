@@ -17,12 +17,12 @@ from syncclip.synthesis.filters.clip import FrozenClip, encode_set
 
 
 class LeakageSettings(Settings):
-    """Reject near-duplicates of the dataset's test images of any class, based on features from a frozen CLIP model."""
+    """Reject near-duplicates of the dataset's test images, regardless of class, based on frozen CLIP features."""
 
     name: Literal["leakage"] = "leakage"
     """Reject near-duplicates of test images based on CLIP features."""
     backbone: BackboneSettings | None = None
-    """CLIP model for scoring; default: the recipe's backbone."""
+    """CLIP model that computes the features; default: the recipe's backbone."""
     similarity: float = Field(0.97, gt=0, le=1)
     """Minimum cosine similarity between near-duplicates."""
     checksum: str = ""

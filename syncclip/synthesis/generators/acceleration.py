@@ -133,7 +133,7 @@ class CompiledCode:
 
     @contextmanager
     def shared(self, size: int) -> Iterator[None]:
-        """Load compiled code before the first batch with `size` images, and store it afterwards if it has changed."""
+        """Load compiled code before the first batch of `size` images, and store it afterwards if it has changed."""
         import torch
         from torch._dynamo.utils import counters
 

@@ -93,8 +93,8 @@ def _check_size(pipeline: Any, settings: GeneratorSettings) -> None:
         if size is not None and size % step:
             nearest = max(step, round(size / step) * step)
             raise UserError(
-                f"synthesis.generator.{key}: {size} pixels is not a multiple of {step}, which a "
-                f"{type(pipeline).__name__} needs; try {nearest}"
+                f"synthesis.generator.{key} is {size}, but a {type(pipeline).__name__} requires a multiple of {step} "
+                f"pixels; try {nearest}"
             )
 
 

@@ -33,7 +33,7 @@ LIBRARIES = ("diffusers", "transformers", "onnxruntime.training")
 
 
 def load(settings: GeneratorSettings, located: Located, device: str) -> Any:
-    """Load the pipeline on `device`; raise a UserError if unreadable or incompatible with the settings or device."""
+    """Load the pipeline; raise a UserError if it is unreadable or doesn't support the settings or device."""
     import diffusers
     import torch
     import transformers

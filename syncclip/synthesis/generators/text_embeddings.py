@@ -102,7 +102,7 @@ class TextEmbeddings:
         return tuple(result)
 
     def offload(self) -> None:
-        """Move the encoders to host memory, except while they encode texts that are not cached."""
+        """Keep the encoders in host memory from now on, except while they encode texts that are not cached."""
         self._offload = True
         for pipeline in self._pipelines:
             for name, part in pipeline.components.items():

@@ -38,7 +38,7 @@ class Located(NamedTuple):
     """Location and fingerprint of a pipeline."""
 
     source: str
-    """Pipeline source: the embedded `icons`, an absolute path, a hub name or a URL."""
+    """Pipeline source: the bundled `icons`, an absolute path, a hub name or a URL."""
     revision: str | None
     fingerprint: str
     """Fingerprints of the pipeline, its LoRA weights and its replacement autoencoder, joined by `+`."""
@@ -185,7 +185,7 @@ def commit_on_hub(name: str, revision: str | None, file: str, label: str) -> str
     folder, _, rest = name.partition("/")
     if rest and COMMIT.fullmatch(revision or "") is None and home_path(folder).is_dir():
         raise UserError(
-            f"{label}: the folder {folder!r} exists, but not {name!r}; correct the path, or run the command in a "
+            f"{label}: the folder {folder!r} exists, but {name!r} does not; correct the path, or run the command in a "
             "different working directory to use the hub repository"
         )
     try:

@@ -95,7 +95,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for number, (key, value) in enumerate(pairs, 1):
         if key in values:
-            raise _RepeatedKeyError(f"{key!r} is both entry {[*values].index(key) + 1} and entry {number}")
+            raise _RepeatedKeyError(f"{key!r} occurs twice, as entries {[*values].index(key) + 1} and {number}")
         values[key] = value
     return values
 
@@ -108,7 +108,7 @@ class _Loader(getattr(yaml, "CBaseLoader", yaml.BaseLoader)):  # type: ignore[mi
         for key, _ in node.value:
             line = key.start_mark.line + 1
             if lines.setdefault(str(key.value), line) != line:
-                raise _RepeatedKeyError(f"{key.value!r} is on lines {lines[key.value]} and {line}")
+                raise _RepeatedKeyError(f"{key.value!r} occurs twice, on lines {lines[key.value]} and {line}")
         mapping: dict[Hashable, Any] = super().construct_mapping(node, deep)
         return mapping
 

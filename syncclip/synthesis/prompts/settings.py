@@ -24,14 +24,14 @@ class PromptSettings(Settings):
     """Prompts, either from class templates (used cyclically) or from a mixture of strategies."""
 
     name: Literal["template"] = "template"
-    """Prompt type, which is always `template`."""
+    """Prompt type; always `template`."""
     templates: tuple[Template, ...] = ()
     """Templates with one `{}` for the class name, or one `{a}` for the class name with its article; if empty, the
     dataset's template is used."""
     strategies: tuple[StrategySettings, ...] = added(())
     """Prompt strategies, which are mixed in proportion to their weights and replace `templates`."""
     classes: dict[str, Sentences] = added({})
-    """Sentences by class name, which replace all other prompts of the class; `{}` stands for the class name."""
+    """Sentences by class name, replacing all other prompts of these classes; `{}` stands for the class name."""
 
     @model_validator(mode="after")
     def _check_consistency(self) -> PromptSettings:
@@ -126,7 +126,7 @@ def turn_of(weights: tuple[int, ...], image: int) -> tuple[int, int]:
 
 @lru_cache(maxsize=64)
 def _period(weights: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Return one period of the mixture: per position, the strategy and its earlier uses; per strategy, its total uses.
+    """Return one period of the mixture: each position's strategy and number of earlier uses; each strategy's total.
 
     Each position uses the strategy with the earliest deadline. Source: R. Tijdeman, The chairman assignment problem,
     Discrete Mathematics 32 (1980).
@@ -154,9 +154,9 @@ class PromptCoverage(NamedTuple):
     """Prompt coverage of a dataset."""
 
     distinct: int
-    """Number of distinct prompts in all classes."""
+    """Number of distinct prompts across all classes."""
     possible: int
-    """Total number of sentences in all strategies and classes, which is an upper bound on `distinct`."""
+    """Total number of sentences across strategies and classes, an upper bound on `distinct`."""
     fewest: int
     """Minimum number of distinct prompts per class."""
     by_strategy: dict[str, int]

@@ -50,5 +50,5 @@ def test_features_are_computed_once_and_damage_is_reported(
     file.unlink()
     assert with_leakage_checksum(settings, str(tmp_path), Images) == settings
     file.write_bytes(file.read_bytes()[:-1] + b"\0")
-    with pytest.raises(UserError, match="is damaged"):
+    with pytest.raises(UserError, match="is corrupt"):
         Leakage(settings, clip, str(tmp_path))

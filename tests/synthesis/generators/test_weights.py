@@ -68,7 +68,7 @@ def test_a_missing_folder_is_not_looked_up_on_the_hub(
             settings[part](name)
     (tmp_path / "models").mkdir()
     for name in ("models/sd", "models/sd/v1"):
-        with pytest.raises(UserError, match=f"the folder 'models' exists, but not '{name}'; correct the path"):
+        with pytest.raises(UserError, match=f"the folder 'models' exists, but '{name}' does not; correct the path"):
             settings[part](name)
 
 
