@@ -1,6 +1,6 @@
 """Measure how much synthetic data helps CLIP recognise classes that have no real training images.
 
-The library's functions take a recipe, and each function has a CLI command of the same name:
+Each library function takes a recipe and corresponds to the CLI command of the same name:
 
     from syncclip import Recipe, evaluate, synth, train
 

@@ -200,7 +200,7 @@ def captions(recipe: Recipe, out: str | None = None) -> dict[str, Captions]:
     Existing captions are kept. After a crash, repeat the call to resume.
 
     Args:
-        out: path or URL of the caption file; default: the file set in the recipe.
+        out: path or URL of the caption file; default: the file specified in the recipe.
 
     Raises:
         UserError: the recipe has no language model or no caption file; see also `synthesis.captioning.write_captions`.

@@ -292,7 +292,7 @@ def _check(folder: _Folder, name: str) -> bool:
 
 
 def _is_ours(folder: _Folder, name: str) -> bool:
-    """Return whether syncclip writes a file with this name and a checksum to this folder."""
+    """Return whether syncclip writes a file with this name to this folder, together with a checksum."""
     if name == CARD:
         return RECORD in folder.names
     if _PROTOCOL.fullmatch(name) and _protocol(folder) == name.rpartition(".")[0]:

@@ -48,7 +48,7 @@ def quotes() -> Iterator[tuple[str, str]]:
     loop = numbers(RESULTS.partition("With one actor, the pool reaches")[2].splitlines()[0])
     yield "README.md", f"Actors spend {100 * min(shares):.0f} % of their time in the generator"
     yield "README.md", f"`synth` is [{span(loop, '×')} faster]"
-    yield "docs/synthesis.md", f"({min(shares):.2f} and more)"
+    yield "docs/synthesis.md", f"(at least {min(shares):.2f})"
     yield "docs/synthesis.md", f"({span(loop, '×')})"
 
     loader = rows("the loader against a bare decode loop")
@@ -57,8 +57,8 @@ def quotes() -> Iterator[tuple[str, str]]:
         for name in ("webdataset", "ray")
     }
     yield "README.md", f"The stream is {span(readers['webdataset'], '×')} faster than `webdataset`"
-    yield "docs/training.md", f"| against `webdataset` | {span(readers['webdataset'], '×')} |"
-    yield "docs/training.md", f"| against `ray.data.read_webdataset` | {span(readers['ray'], '×')} |"
+    yield "docs/training.md", f"| relative to `webdataset` | {span(readers['webdataset'], '×')} |"
+    yield "docs/training.md", f"| relative to `ray.data.read_webdataset` | {span(readers['ray'], '×')} |"
 
     (training,) = (
         row for row in rows("# Startup time of a training run on ten million") if row[:2] == ["disk", "a training run"]
@@ -69,7 +69,7 @@ def quotes() -> Iterator[tuple[str, str]]:
     streaming = [numbers(row[5])[0] for row in rows("streaming from a failing S3 server")[2:]]
     assert all(abs(ratio - 1) < 0.05 for ratio in streaming)
     yield "README.md", "keeps its throughput if an S3 server fails one request in twenty"
-    yield "docs/training.md", f"failing against none | {min(streaming):.2f}×"
+    yield "docs/training.md", f"failing, relative to none failing | {min(streaming):.2f}×"
 
     time, memory = method(1000, "syncclip")
     yield "README.md", f"{time:.1f}× faster than the published formulation and uses {memory:.1f}× less memory"

@@ -175,8 +175,8 @@ def test_files_that_do_not_match_the_set_are_errors(
     file.pop("checksum")
     cases = {
         r"the teacher's 6 classes differ from the 6 classes of": {"classnames": [*"abcdef"]},
-        r"of 1 of 2 shards are missing \(00001\.tar\); run `syncclip teacher": {"shards": file["shards"][:1]},
-        r"of 1 of 2 shards are for other images \(00000\.tar\); run": {
+        r"for 1 of 2 shards are missing \(00001\.tar\); run `syncclip teacher": {"shards": file["shards"][:1]},
+        r"for 1 of 2 shards belong to other images \(00000\.tar\); run": {
             "shards": [[*file["shards"][0][:4], "0" * 64], file["shards"][1]]
         },
     }
@@ -185,7 +185,7 @@ def test_files_that_do_not_match_the_set_are_errors(
         folder.mkdir()
         storage.write_with_checksum(str(folder / TEACHER), json.dumps({**file, **change}).encode())
         check(error, tiny_set, folder)
-    check(r"promptkd\.teacher_dim is 9, but .* have dimension 40", tiny_set, teacher, "methods.promptkd.teacher_dim=9")
+    check(r"promptkd\.teacher_dim is 9, but .* have 40 dimensions", tiny_set, teacher, "methods.promptkd.teacher_dim=9")
     storage.write_with_checksum(str(tmp_path / "0" / TEACHER), b'{"format": 2}')
     check(r"teacher\.json cannot be read by this version", tiny_set, tmp_path / "0")
     both = f"[{tiny_set}, {shutil.copytree(tiny_set, tmp_path / 'set')}]"

@@ -94,7 +94,7 @@ def options(
     for name in trusted or ():
         if names_in(name) != [name]:
             raise UserError(
-                f"--trust: {name!r} is not the name of a class; use package.module:Class, as shown in the error"
+                f"--trust: {name!r} is not of the form package.module:Class; copy the name from the error message"
             )
         trust(name, anywhere=True)
     if stores:
@@ -170,7 +170,7 @@ def sentence(error: BaseException) -> str | None:
 
 
 def _no_such_command(name: str, group: str | None = None) -> str:
-    """Return the error message for an unknown command; suggest the most similar command, preferably in `group`."""
+    """Return the error message for an unknown command; suggest the most similar command, preferably from `group`."""
     commands = [command.__name__ for command in COMMANDS]
     for prefix, typer_ in GROUPS.items():
         commands += [prefix, *(f"{prefix} {command.name}" for command in typer_.registered_commands)]

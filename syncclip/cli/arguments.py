@@ -18,7 +18,7 @@ def with_storage(context: typer.Context, overrides: list[str]) -> list[str]:
     """Return a command's overrides, followed by the overrides from `--storage`.
 
     Raises:
-        UserError: an override that names code is also the name of a file, so a shell pattern may have inserted it.
+        UserError: an override that names code is also a file name, so it may come from an expanded shell pattern.
     """
     for override in overrides:
         if ":" in override and "=" in override and os.path.lexists(override):

@@ -78,7 +78,7 @@ def _recipe(source: str, overrides: list[str], pilot: str | None) -> Recipe:
 
 
 def lines(assessment: Assessment, source: str) -> list[str]:
-    """Return an assessment as lines of text, the conclusion first."""
+    """Return an assessment as lines of text, starting with the conclusion."""
     paragraphs = [*_conclusion(assessment, source), "", *_measured(assessment)]
     if assessment.expected:
         paragraphs += ["", *_by_configuration(assessment.expected), "", *assessment.limits]
@@ -88,7 +88,7 @@ def lines(assessment: Assessment, source: str) -> list[str]:
 
 
 def first_lines(recipe: Recipe, source: str) -> list[str]:
-    """Return a three-line assessment of a recipe, or the reason for a failure; empty if CLIP is not on this machine."""
+    """Assess a recipe in three lines, or return the reason for a failure; [] if the CLIP weights are not local."""
     from syncclip.clip.backbone import is_local
 
     try:
@@ -98,7 +98,7 @@ def first_lines(recipe: Recipe, source: str) -> list[str]:
 
 
 def short(assessment: Assessment, source: str) -> list[str]:
-    """Return an assessment as three lines of text."""
+    """Summarise an assessment in three lines of text."""
     a = assessment
     return [
         f"name knowledge of CLIP {a.clip!r}: {a.name_knowledge:.2f} (zero-shot {a.zero_shot:.1f} %, class means "
@@ -204,7 +204,7 @@ def _pairs(pairs: tuple[ClassPair, ...], form: str, unit: str) -> str:
 
 
 def _by_configuration(expected: tuple[ExpectedGain, ...]) -> Iterator[str]:
-    """Yield the expected gain of each configuration at its smallest sufficient number of images."""
+    """Yield each configuration's expected gain at the smallest number of images close to its maximum gain."""
     from syncclip.core.text import signed
     from syncclip.studies.gain_prediction import enough_images
 

@@ -128,7 +128,7 @@ def _section(settings: DatasetSettings, dataset: Dataset) -> str:
 
 
 def _check_prompts(recipe: Recipe, dataset: Dataset) -> None:
-    """Check that all prompts fit the context of the bundled CLIP model."""
+    """Check that no prompt exceeds the context length of the bundled CLIP model."""
     tokenizer, context = load_tokenizer(), context_length()
     sentences = [dataset.prompt(label) for label in range(len(dataset.classnames))]
     sentences += prompt_texts(dataset.classnames, recipe.methods.ivlp.initial_words, 0)

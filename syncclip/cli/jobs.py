@@ -138,7 +138,7 @@ def study(
     overrides: Overrides,
     out: Out = None,
     status: Annotated[
-        bool, typer.Option("--status", help="Report the study's progress without running it; works on any machine.")
+        bool, typer.Option("--status", help="Show the progress of the study without running it; works on any machine.")
     ] = False,
 ) -> None:
     """Run the grid method x data x images per class x seed, fit the scaling curve, and write the report."""

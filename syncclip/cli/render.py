@@ -40,7 +40,7 @@ def summary(done: SetSummary) -> str:
 
 
 def quality(measured: SetQuality) -> str:
-    """Return the quality of a synthetic dataset as lines of text, without the per-class details in stats.json."""
+    """Return a synthetic dataset's quality metrics as lines of text, without the per-class details in stats.json."""
     worst = sorted((of.accuracy, of.name) for of in measured.classes if of.accuracy is not None)[:3]
     lines = [
         f"{measured.measured:,} of {measured.images:,} images measured with CLIP {measured.backbone!r}",

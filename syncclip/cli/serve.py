@@ -39,7 +39,9 @@ def serve(
     num_cpus: Annotated[
         float | None,
         typer.Option(
-            "--num-cpus", min=0.1, help="CPUs per replica; default: equal share of this machine's CPUs, 1 on a cluster."
+            "--num-cpus",
+            min=0.1,
+            help="CPUs per replica; default: an equal share of this machine's CPUs, or 1 on a cluster.",
         ),
     ] = None,
     num_gpus: Annotated[

@@ -164,7 +164,7 @@ def _words(options: Mapping[str, str | None]) -> tuple[str, ...]:
 def _with_absolute_paths(
     options: Mapping[str, str | None], recipe: Recipe, shared: bool, section: str | None = None
 ) -> tuple[dict[str, str | None], dict[str, str]]:
-    """Return a command's options, and the local paths in its recipe by key; all paths become absolute.
+    """Return a command's options, and its recipe's local paths keyed by setting; all paths are made absolute.
 
     Args:
         section: recipe section that the command uses; None for all sections.
@@ -179,7 +179,7 @@ def _with_absolute_paths(
         if harmless({name: value}) != {name: value}:
             raise UserError(
                 f"storage.options.{name}: the option may contain a key or a password, {exposed}; give the "
-                "cluster's machines an IAM role, or set the option in their environment variables"
+                "cluster's machines an IAM role, or set the option through environment variables on those machines"
             )
     values = with_absolute_paths(recipe).model_dump(mode="json", include={section} if section else None)
     texts = {option: value for option, value in options.items() if value} | dict(_texts(values))
@@ -287,7 +287,7 @@ def follow(client: Any, name: str, stop: str) -> int:
     """Print the job's log until the job ends, then the reason for any failure; return the exit status.
 
     Args:
-        stop: clause on how to stop the job, for the message after Ctrl-C.
+        stop: clause that explains how to stop the job, for the message after Ctrl-C.
 
     Raises:
         UserError: the cluster is no longer reachable.

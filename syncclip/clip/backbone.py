@@ -151,7 +151,7 @@ def load_backbone(settings: BackboneSettings) -> Backbone:
 
 
 def is_local(settings: BackboneSettings) -> bool:
-    """Return whether the weights of a CLIP model are on this machine, so that loading does not download them.
+    """Return whether a CLIP model's weights are on this machine, so that loading needs no download.
 
     Raises:
         UserError: the name or tag is unknown, or the folder is corrupt.

@@ -1,4 +1,4 @@
-"""Training transform with random crop and flip; deterministic for a given image and random generator."""
+"""Training transform with random crop and flip; deterministic given the image and the random generator's state."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def train_transform(backbone: Backbone, scale: tuple[float, float] = (0.08, 1.0)
 
 
 def cut(image: Image.Image, preprocess: Callable[[Image.Image], Tensor]) -> Image.Image:
-    """Apply the resize and crop of `preprocess`; `preprocess` maps the result to the same tensor as the original."""
+    """Apply only the resize and crop of `preprocess`, which maps the result and the original to the same tensor."""
     result = image
     for step in getattr(preprocess, "transforms", ()):
         if isinstance(step, ToTensor):

@@ -60,7 +60,7 @@ def parse_json(
 
 
 def check_size(data: str | bytes, most: int) -> None:
-    """Raise a ValueError if a document exceeds `most` bytes, since parsed values take many times as much memory."""
+    """Raise a ValueError if a document exceeds `most` bytes, since the parsed values take up many times more memory."""
     if len(data) > most:
         raise ValueError(f"{len(data):,} bytes exceed the maximum of {most:,}")
 

@@ -26,11 +26,11 @@ class Manifest(Settings):
     to: str
     """Format or layout of the export."""
     source: dict[str, str]
-    """Checksums that identify the exported run or dataset, by component."""
+    """Checksums that identify the exported run or dataset, keyed by component."""
     version: str
     """Version of syncclip that wrote the export."""
     files: dict[str, ExportedFile] | None = None
-    """Size and checksum of each file, by path relative to the manifest; None while the export is unfinished."""
+    """Size and checksum of each file, keyed by path relative to the manifest; None while the export is unfinished."""
 
 
 def verify_folder(folder: Path) -> None:

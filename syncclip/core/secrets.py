@@ -6,7 +6,7 @@ The following values are secrets:
 * a URL's user name and password, and parameters whose names suggest a signature, token or key;
 * the path in a tracking server's URL.
 
-Once the process has seen a secret, the secret is masked in messages from all libraries.
+Once the process has seen a secret, it masks the secret in messages from all libraries.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def without_secrets(text: str, is_value: bool = False) -> str:
     """Remove user names and passwords from all URLs in a text, and mask the values of secret URL parameters.
 
     Args:
-        is_value: whether `text` is a setting's value; the secrets of a value that is a URL may contain any character.
+        is_value: whether `text` is a setting's value; if the value is a URL, secrets in it may contain any character.
     """
     if is_value and URL.match(text) is not None:
         text, named = WHOLE_USERINFO.sub(r"\1\2", text, count=1), WHOLE_NAMED
@@ -287,7 +287,7 @@ def _record(secrets: Iterable[str]) -> None:
 
 
 def _forms(secret: str) -> Iterator[str]:
-    """Yield the forms in which a secret may appear: unchanged, URL- or JSON-encoded, on one line or split by line."""
+    """Yield the forms in which a secret may appear: unchanged, URL- or JSON-encoded, on one line or by line."""
     for quoted in (quote(secret, safe="", errors="replace"), quote(secret, errors="replace")):
         for form in (quoted, quoted.replace("%20", "+")):
             yield from (form, re.sub("%..", lambda code: code[0].lower(), form))

@@ -1,7 +1,7 @@
 """Trust in custom code: only code that the user names as `module:Class` is imported.
 
-A name is trusted if it is specified in the user's own recipe, in an override or with `--trust NAME`. A name from a
-dataset, run, study or other folder that may have been downloaded raises an error instead of being imported.
+A name is trusted if it is specified in the user's own recipe, in an override or with `--trust NAME`. Code named in a
+dataset, run, study or other folder that may have been downloaded is not imported; it raises an error.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ COMPILED = "compile_cache:"
 
 
 def texts_in(value: object) -> Iterator[str]:
-    """Yield all strings in nested values; prefix the location of compiled code with `COMPILED`."""
+    """Yield all strings in nested values; locations of compiled code are prefixed with `COMPILED`."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | list | tuple):
@@ -102,7 +102,8 @@ def module_of(name: str, prefix: str = "") -> ModuleType:
         if mark is None:
             raise
         raise ImportError(
-            f"{error}; {mark.parent} is a results folder (it contains {mark.name}), which is only searched with --trust"
+            f"{error}; {mark.parent} is a results folder (it contains {mark.name}), from which modules are only "
+            "imported with --trust"
         ) from error
 
 

@@ -63,7 +63,7 @@ class FolderSet(ImageSet):
         """
         Args:
             files: paths and labels.
-            checksums: path -> expected SHA-256, for files with a known checksum.
+            checksums: expected SHA-256 keyed by path, for the files that have a checksum.
         """
         files, self._checksums = list(files), checksums or {}
         self._files = [str(path) for path, _ in files]

@@ -70,7 +70,7 @@ def names_and_splits(
         splits.setdefault(record.split, []).append(image)
     for needed in ("train", "test"):
         if needed not in splits:
-            raise UserError(f"{source}: no images in split {needed!r}; add images, or specify no splits.")
+            raise UserError(f"{source}: no images in split {needed!r}; add images, or omit the splits.")
     return names, with_validation(splits, seed)
 
 

@@ -138,20 +138,20 @@ def _read_class_folders(
 
 
 def _classnames(file: Path) -> dict[str, str]:
-    """Return the class names in `classnames.txt` by WordNet id, in file order."""
+    """Return the class names in `classnames.txt`, keyed by WordNet id, in file order."""
     name_of: dict[str, str] = {}
     for number, line in text_lines(file.read_bytes(), str(file)):
         wordnet, _, name = line.partition(" ")
         if not name or wordnet in name_of:
             raise UserError(
-                f"{file}, line {number}: {line!r} is not a unique WordNet id followed by a class name; fix the file."
+                f"{file}, line {number}: {line!r} has no class name, or repeats a WordNet id; fix the file."
             )
         name_of[wordnet] = name.strip()
     return name_of
 
 
 def _wordnet(folder: Path, by_number: list[str] | None, wordnet_ids: Collection[str], entry: CatalogEntry) -> str:
-    """Return the WordNet id of a class folder; with `by_number`, the folder's name is an index into this list."""
+    """Return the WordNet id of a class folder; if `by_number` is set, the folder's name is an index into it."""
     if by_number is None:
         if folder.name not in wordnet_ids:
             raise UserError(f"{folder}: class not listed in {entry.names}; remove the folder or fix the list.")

@@ -39,7 +39,7 @@ class Suite(BaseModel):
 
 
 def suite_of(settings: DatasetSettings) -> dict[str, DatasetSettings]:
-    """Return the datasets of a suite by folder name, or {} for a single dataset."""
+    """Return the datasets of a suite, keyed by folder name, or {} for a single dataset."""
     if settings.name in DATASETS or not storage.exists(file := storage.join(_url(settings), SUITE_FILE)):
         return {}
     suite = storage.read_document(file, Suite, "list the suite's dataset folders in the file", checksum_required=False)

@@ -144,7 +144,7 @@ def pack(
     Args:
         dataset: dataset with its classes in their original order (see `loading.read_dataset`).
         url: output folder or URL.
-        shots, seeds: shots and seeds of the few-shot samples; each pair of a shot count and a seed is a sample.
+        shots, seeds: shots and seeds of the few-shot samples; each combination of shots and seed defines a sample.
         resize: maximum length of the shorter side in pixels; larger images are downscaled (bicubic) and saved as
             JPEG. None: files are unchanged.
 

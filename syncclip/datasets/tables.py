@@ -44,7 +44,7 @@ Row = tuple[str, ImageRecord]
 def find_metadata(folder: Path) -> dict[Split | None, Path]:
     """Return the tables of an image folder: one for all splits (key None), one per split, or {} if there are none.
 
-    A table with a name other than `metadata` is used if the folder has no other table and no class folders.
+    A table not named `metadata` is used only if the folder contains no other table and no class folders.
     """
     if (table := _metadata(folder)) is not None:
         return {None: table}
@@ -190,8 +190,8 @@ def _parquet_columns(
     most = max(MOST_FREE, MOST_EXPANSION * len(data))
     if metadata.num_rows > max(MOST_FREE_ROWS, len(data)) or decoded > most:
         raise UserError(
-            f"{url}: {metadata.num_rows:,} rows with {size(decoded)} of data in a file of {size(len(data))} exceed the "
-            "limit; split the table, or write it uncompressed."
+            f"{url}: {metadata.num_rows:,} rows ({size(decoded)} uncompressed) exceed the limit for a file of "
+            f"{size(len(data))}; split the table, or write it uncompressed."
         )
 
     def rows() -> Iterator[list[Any]]:

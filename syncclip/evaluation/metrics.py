@@ -47,7 +47,8 @@ def percentage(part: Floats | float, whole: Floats | float) -> Floats:
 
 
 def pairs_won(base_score: Floats, right: npt.NDArray[np.bool_], novel: npt.NDArray[np.bool_]) -> Floats:
-    """For each image, count the correctly ranked pairs with correctly classified images of the other split.
+    """For each image, count the correctly ranked pairs that it forms with correctly classified images of the
+    other split.
 
     A base image and a novel image are ranked correctly if the base image has the strictly higher score.
 

@@ -15,13 +15,13 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class NameKnowledge:
-    """Accuracies in per cent of two classifiers on the same frozen image features; NaN if unknown.
+    """Accuracies in per cent of two classifiers on the same frozen image features; NaN if undefined.
 
     Attributes:
         zero_shot: accuracy of the nearest text feature.
         class_means: leave-one-out accuracy of the nearest class mean, which uses no text.
-        ratio: name knowledge, `zero_shot / class_means`: about 1 if the text tower knows the class names as well as the
-            image tower separates the classes.
+        ratio: name knowledge, `zero_shot / class_means`: about 1 if text features classify images as well as class
+            means do.
         images: number of classified images.
         confused: pairs of classes that the text features confuse most often, in descending order.
     """
@@ -36,8 +36,8 @@ class NameKnowledge:
 def name_knowledge(features: npt.ArrayLike, labels: npt.ArrayLike, text_features: npt.ArrayLike) -> NameKnowledge:
     """Compare zero-shot classification with leave-one-out class means, without test images.
 
-    The mean of an image's own class excludes the image. Images that are the only image of their class are excluded
-    from both accuracies. Both classifiers use cosine similarity and the same candidate classes: those with images.
+    The mean of an image's own class excludes the image. Classes with a single image do not count towards either
+    accuracy. Both classifiers use cosine similarity and the same candidate classes: those with images.
 
     Args:
         features: (N, D) image features, such as those of the base classes' few-shot sample; of any norm.

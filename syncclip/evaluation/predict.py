@@ -98,7 +98,8 @@ def predict(
         candidates: ids of the candidate classes, which must include all labels; None: all classes.
         part, parts: index of this part, starting at 0, and number of parts.
         temperature: calibration temperature, by which the logits are divided.
-        domains: domains whose prompts encode the images (see `Method.logits_by_domain`); None: the method's default.
+        domains: domains whose prompts are used to encode the images (see `Method.logits_by_domain`); None: the
+            method's default.
 
     Returns:
         One `Predictions` per domain. Images are decoded and transformed once.
@@ -157,8 +158,8 @@ def _logits(
     threads: int,
     domains: Sequence[TestDomain | None] = (None,),
 ) -> Iterator[tuple[slice, list[Tensor]]]:
-    """Yield each slice of rows with its (B, C) logits in double precision for each domain, and decode the next batch in
-    a thread."""
+    """Yield each slice of rows with its (B, C) logits in double precision for each domain, while a thread decodes the
+    next batch."""
 
     def load(rows: slice) -> Tensor:
         return torch.stack([transform(images.image(row)) for row in range(rows.start, rows.stop)])
@@ -264,7 +265,7 @@ class ConfusedPair:
 
 
 def confused_pairs(label: npt.NDArray[np.int64], prediction: npt.NDArray[np.int64], classes: int) -> list[ConfusedPair]:
-    """List up to `WORST_PAIRS` pairs of confused classes, the most frequent first; ties are broken by label."""
+    """List up to `WORST_PAIRS` pairs of confused classes, most frequent first; ties are broken by label."""
     wrong = prediction != label
     pairs = np.sort(np.stack([label[wrong], prediction[wrong]], axis=1), axis=1)
     distinct, counts = np.unique(pairs, axis=0, return_counts=True)
@@ -299,7 +300,7 @@ def read_results(url: str, owner: str | None = None) -> dict[str, Any]:
 def _predict(
     logits: Tensor, labels: Tensor, base: int, candidates: Sequence[int] | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """From (B, C) logits, compute the columns of `Predictions` that follow `label`."""
+    """Compute the columns of `Predictions` that follow `label` from (B, C) logits."""
     if candidates is not None:
         others = torch.ones(logits.shape[1], dtype=torch.bool)
         others[list(candidates)] = False

@@ -47,7 +47,7 @@ def write_torch(classifier: Classifier, file: Path) -> None:
 
 
 def write_onnx(classifier: Classifier, file: Path) -> None:
-    """Write an ONNX model; the weights of a large model are written to a second file."""
+    """Write an ONNX model; a large model's weights are written to a separate file."""
     try:
         import onnx  # noqa: F401  (required by torch)
         import onnxscript  # noqa: F401

@@ -119,8 +119,8 @@ class Model:
     def image_features(self, images: Iterable[ImageLike], batch: int = BATCH) -> npt.NDArray[np.float32]:
         """Return unit-length image features (n, D), computed with the learned prompts.
 
-        For SYNC-CLIP with `test_domain: both`, these are the features with the prompts of real images, whereas
-        `probabilities` averages the logits of both domains.
+        For SYNC-CLIP with `test_domain: both`, these features are computed with the prompts of the real domain,
+        whereas `probabilities` averages the logits of both domains.
         """
         features = [self._image_features(pixels) for pixels in self._batches(images, batch)]
         width = 0 if features else self.text_features().shape[1]

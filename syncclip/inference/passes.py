@@ -120,7 +120,7 @@ class ShardJob:
                     continue
                 if marker.job_checksum != self.job_checksum:
                     raise UserError(
-                        f"{url}: existing predictions belong to a different run or have different classes or settings; "
+                        f"{url}: existing predictions were computed with a different run, classes or settings; "
                         f"choose a different --out, or remove the files *{self.FILE} and *{self.MARKER}"
                     )
                 if sizes.get(name[:-4] + self.FILE) == marker.bytes:

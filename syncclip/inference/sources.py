@@ -197,7 +197,7 @@ def tar_images(name: str, file: IO[bytes]) -> Iterator[Source]:
 
 
 def _split_pattern(pattern: str) -> tuple[str, list[str]]:
-    """Split a pattern into the folder before the first wildcard ("" for the working directory) and the other parts."""
+    """Split a pattern into the folder before the first wildcard ("": the working directory) and the remaining parts."""
     if storage.is_local(pattern):
         pattern = str(storage.local_path(pattern))
     parts = pattern.split("/")

@@ -40,7 +40,7 @@ class DasslCheckpoint:
 
 
 def find_checkpoint(source: str, folders: Sequence[str], epoch: int | None = None) -> str:
-    """Return a checkpoint's path or URL: `source` itself or, for a folder, its best (otherwise newest) checkpoint.
+    """Return a checkpoint's path or URL: `source` itself or, for a folder, the best or else the newest checkpoint.
 
     Args:
         source: checkpoint, checkpoint folder, or Dassl's output folder.

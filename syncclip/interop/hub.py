@@ -52,7 +52,10 @@ def push(run: str, repo: str, private: bool = False, revision: str | None = None
         with hub_access(f"{repo}:"):
             url = api.create_repo(repo, private=private or None, exist_ok=True)
             if private and not api.model_info(repo).private:
-                raise UserError(f"{repo}: the repository is public; make it private on the Hub, or use another name")
+                raise UserError(
+                    f"{repo}: the repository is public, but must be private; change this on the Hub, or use a "
+                    "different repository"
+                )
             if revision is not None:
                 api.create_branch(repo, branch=revision, exist_ok=True)
             remote = api.list_repo_files(repo, revision=revision)

@@ -188,7 +188,7 @@ def _check_values(learned: Tensors, url: str) -> None:
 
 
 def _check_settings(settings: MethodSettings, shape: Mapping[str, int | bool], url: str, section: str) -> None:
-    """Check that each of the recipe's settings is the default or matches the tensor shapes."""
+    """Check that each setting in the recipe either is the default or matches the tensor shapes."""
     defaults = type(settings)()
     for key, value in shape.items():
         setting = getattr(settings, key)

@@ -49,12 +49,12 @@ class Layout:
         names: mapping from published parameter names in the complete model to syncclip names. `{block}` stands for a
             block number (1, 2, ...), and `{below}` for the number of the previous block.
         shape: mapping from method settings to functions that infer their values from tensors with syncclip names.
-        config: mapping from published `TRAINER` settings that determine the model's shape to syncclip settings.
+        config: syncclip settings keyed by the published `TRAINER` settings that determine the model's shape.
         root: prefix of the saved submodule, omitted from names in a file; empty if the complete model is saved.
         left_out: parts of published checkpoints, or inputs of published code, that exports omit.
         convolutions: linear-layer weights that the published code stores as 1x1 convolutions, with two additional
             dimensions.
-        given: name of the tensor that published checkpoints do not contain (a teacher's class vectors), if any.
+        given: name of the tensor that published checkpoints omit (a teacher's class vectors), if any.
     """
 
     repository: str

@@ -54,7 +54,7 @@ class Method(nn.Module):
         has_several_image_features: whether scores use several features per image (`logits_given` is overridden).
         base: number of base classes, which have real training images and come first.
         known: number of leading classes with real training images; 0 if the classes are not the training classes.
-        weights: weights of loss terms by name; a missing term has weight 1.
+        weights: loss weights, keyed by the name of the loss term; a missing term has weight 1.
         work: how a training step is split across ranks and chunks; set by the training loop.
         prepares: number of augmented views of the training images required by `prepare`.
         prepares_all: whether each view contains every selected synthetic image, not only those of the first epoch.
@@ -143,8 +143,8 @@ class Method(nn.Module):
         return [self.logits(images)]
 
     def candidates(self, batch: TrainingBatch) -> int:
-        """Return the number of candidate classes: all classes if the batch contains synthetic images, otherwise base
-        classes."""
+        """Return the number of candidate classes: all classes if the batch contains synthetic images, otherwise the
+        base classes."""
         return len(self.classnames) if any(batch.sizes[1:]) else self.base
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
@@ -180,7 +180,7 @@ class Method(nn.Module):
     def epoch_ended(self, done: int, epochs: int) -> None:
         """Hook called on every rank after each epoch, when `done` of `epochs` epochs are complete.
 
-        Store state that persists across epochs in `memory`. The parameters after the last call are the run's result.
+        Keep state that must persist across epochs in `memory`. The run's result is the parameters after the last call.
         """
 
     def memory(self) -> dict[str, Tensor]:

@@ -58,7 +58,7 @@ class CoCoOp(Method):
         return normalize(self.clip.encode_text(self.tokens[classes], [contexts[:, None]]), dim=-1)
 
     def conditional_scores(self, images: Tensor, candidates: int) -> Tensor:
-        """Return the scores (B, candidates) for the first classes, given raw image features (B, D)."""
+        """Return the scores (B, candidates) for the first `candidates` classes, given raw image features (B, D)."""
         contexts = self.contexts(images)
         if self.at_once is None or len(images) * candidates <= self.at_once:
             return self._scores(images, contexts, slice(candidates))

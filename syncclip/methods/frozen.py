@@ -18,7 +18,7 @@ class FrozenTexts(nn.Module):
     """Features of hand-written prompts, encoded on first use and cached on the CLIP model for all methods.
 
     The features are a non-persistent buffer: they move to the method's device, but are not in the state dict. Tokens
-    and embeddings are discarded, since they would take gigabytes for 60 templates and 1,000 classes.
+    and embeddings are discarded, since they would take up gigabytes of memory for 60 templates and 1,000 classes.
 
     Args:
         templates: prompt templates for every class.

@@ -20,7 +20,7 @@ class WorkSplit:
 
     Args:
         rank, ranks: this rank and the number of ranks; several ranks require an initialised torch.distributed.
-        pieces: number of chunks in which this rank encodes its images. With several chunks, activations are recomputed
+        pieces: number of chunks into which this rank splits its images. With several chunks, activations are recomputed
             in the backward pass, so memory depends on the chunk size.
     """
 

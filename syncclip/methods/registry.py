@@ -65,7 +65,7 @@ class ClassList(Protocol):
 
 
 def find_method(name: str) -> type[Method]:
-    """Return a method class by its name in `METHODS` or as "package.module:Class".
+    """Return the method class for a name in `METHODS` or a custom "package.module:Class".
 
     Raises:
         UserError: see `settings.custom_method`.

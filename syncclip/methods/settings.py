@@ -1,7 +1,7 @@
 """Hyperparameters and defaults of all methods (the recipe's `methods` section).
 
-Each method is implemented in its own module. All settings are in this module, so recipes can be validated without
-torch.
+Each method is implemented in its own module. All settings are defined here, so that recipes can be validated
+without torch.
 """
 
 from __future__ import annotations
@@ -74,13 +74,13 @@ class MethodSettings(Settings):
 
     @property
     def is_stochastic(self) -> bool:
-        """Whether training steps draw random numbers, which depend on the split into workers and micro-batches."""
+        """Whether training steps draw random numbers, which makes results depend on workers and micro-batches."""
         return False
 
 
 class ContextSettings(MethodSettings):
-    """Base class for settings of methods with a learned context, initialised from words (one vector each) or
-    randomly."""
+    """Base class for settings of methods with a learned context, initialised from words (one vector per word)
+    or randomly."""
 
     learning_rate: float = Field(0.002, gt=0)
     """Peak SGD learning rate (after warm-up)."""
@@ -107,7 +107,7 @@ class ZeroShotSettings(MethodSettings):
 
     data = ()
     templates: tuple[Template, ...] | None = Field(None, min_length=1)
-    """Prompt templates with `{}` for the class name, whose features are averaged (default: the dataset's template)."""
+    """Prompt templates with `{}` for the class name; their features are averaged (default: the dataset's template)."""
 
 
 class CoOpSettings(ContextSettings):
@@ -151,8 +151,8 @@ class TcpSettings(ContextSettings):
     class_tokens: int = Field(4, ge=1, le=1024)
     """Number of class-specific vectors inserted before `block`."""
     block: int | None = Field(None, ge=2)
-    """Block (1-based) before which the class-specific vectors are inserted; by default, 9, or the last block if the
-    tower has fewer."""
+    """Block (1-based) before which the class-specific vectors are inserted; by default, block 9, or the last block of a
+    shallower tower."""
     suffix: Template | None = None
     """Text after the learned vectors, with `{}` for the class name; by default, the part of the dataset's template from
     the class name onwards."""
@@ -243,8 +243,8 @@ class SyncClipSettings(IvlpSettings):
     temperature: float = added(1.0, gt=0)
     """Distillation temperature for teacher and student."""
     class_vectors: bool = added(False)
-    """Learn one vector per class instead of text prompts, initialised with the normalised text feature of the dataset's
-    template (an extension)."""
+    """Instead of text prompts, learn one vector per class, initialised with the normalised text feature of the
+    dataset's template (an extension)."""
     test_domain: TestDomain = added("real")
     """Domain whose visual prompts are used to encode test images: "real" as published, "synthetic", or "both", which
     averages the logits of both domains (an extension)."""
@@ -254,7 +254,7 @@ class SyncClipSettings(IvlpSettings):
         return self.distillation_weight > 0
 
     def test_domains(self, data: str) -> tuple[TestDomain, ...]:
-        """Return the trained domains and "real"; without real images, its prompts keep their initial values."""
+        """Return the trained domains and "real", whose prompts keep their initial values without real images."""
         synthetic: tuple[TestDomain, ...] = ("synthetic",) if data in ("synthetic", "both") else ()
         return ("real", *synthetic, "both") if data == "both" else ("real", *synthetic)
 
@@ -274,7 +274,7 @@ class ProbeSettings(MethodSettings):
     learning_rate: float = Field(0.1, gt=0)
     """Peak SGD learning rate (after warm-up); no weight decay is used."""
     templates: tuple[Template, ...] | None = Field(None, min_length=1)
-    """Prompt templates with `{}` for the class name, whose mean feature initialises each class vector; by default, the
+    """Prompt templates with `{}` for the class name; their mean feature initialises each class vector. By default, the
     dataset's template."""
     constraint: bool = False
     """Penalise each class vector's distance from its initial value in proportion to the class's zero-shot probability
@@ -303,7 +303,7 @@ class TipSettings(MethodSettings):
     views: int = Field(10, ge=1)
     """Number of augmented views per training image; an image's cache key is the mean feature of its views."""
     templates: tuple[Template, ...] | None = Field(None, min_length=1)
-    """Prompt templates with `{}` for the class name, whose features are averaged (default: the dataset's template)."""
+    """Prompt templates with `{}` for the class name; their features are averaged (default: the dataset's template)."""
 
     @property
     def optimisation(self) -> Optimisation:
@@ -323,7 +323,7 @@ class ClassMeansSettings(MethodSettings):
     views: int = Field(10, ge=1)
     """Number of augmented views per training image."""
     templates: tuple[Template, ...] | None = Field(None, min_length=1)
-    """Prompt templates with `{}` for the class name, whose features are averaged (default: the dataset's template)."""
+    """Prompt templates with `{}` for the class name; their features are averaged (default: the dataset's template)."""
 
     @property
     def trains(self) -> bool:

@@ -66,7 +66,7 @@ class SyncClip(ClassVectors, Ivlp):
         ]
 
     def image_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:
-        """Return the raw features (B, D), by default with the prompts of the test domain (real if it is "both")."""
+        """Return the raw features (B, D), by default with the prompts of `test_domain` ("real" if it is "both")."""
         if domains is None:
             return self._features_of("synthetic" if self.settings.test_domain == "synthetic" else "real", images)
         return self.clip.encode_images(images, self.domain_prompts(domains))

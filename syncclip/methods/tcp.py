@@ -33,8 +33,8 @@ class Tcp(Method):
 
     A class prompt is [V1]...[Vn][name][suffix] with learned vectors V shared by all classes. Before one of the later
     blocks, class-specific vectors replace the hidden states of the learned vectors. A small network generates the
-    class-specific vectors from the unit-length frozen features of hand-written prompts, also for novel classes.
-    The loss is the KgCoOp loss.
+    class-specific vectors, including those for novel classes, from the unit-length frozen features of hand-written
+    prompts. The loss is the KgCoOp loss.
 
     Source: the paper and its published code, where class-specific vectors have a constant mixing weight of 1 and thus
     replace the shared vectors.

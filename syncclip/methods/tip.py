@@ -53,7 +53,7 @@ class Tip(Method):
         return features[classes]
 
     def scores(self, images: Tensor, text: Tensor) -> Tensor:
-        """Return the scores (B, C) for the first classes, given raw image features (B, D) and text features (C, D)."""
+        """Return the scores (B, C) of the first C classes, given raw image features (B, D) and text features (C, D)."""
         return super().scores(images, text) + self.alpha * self.cache_scores(images, len(text), self.beta)
 
     def cache_scores(self, images: Tensor, count: int, beta: float) -> Tensor:

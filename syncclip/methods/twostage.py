@@ -42,7 +42,7 @@ class TwoStage(Adapted):
     Source: the paper and its published code. Layer norms outside the blocks stay frozen.
 
     Attributes:
-        classifier: (C, D) class vectors; zero for classes that were not trained.
+        classifier: (C, D) class vectors; zero for classes other than the training classes.
     """
 
     Settings = TwoStageSettings
@@ -98,5 +98,5 @@ def _norms(key: str, first: int, blocks: Iterable[Any]) -> list[BlockPart]:
 
 
 def _start(frozen: Tensor) -> nn.Parameter:
-    """Return a trainable copy of a frozen tensor, on torch's default device and with its default dtype."""
+    """Return a trainable copy of a frozen tensor, with torch's default device and dtype."""
     return nn.Parameter(torch.empty(frozen.shape).copy_(frozen.detach()))

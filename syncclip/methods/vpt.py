@@ -16,8 +16,8 @@ from syncclip.methods.settings import VptSettings
 class Vpt(Method):
     """Visual prompt tuning (arXiv 2203.12119) of CLIP's vision tower.
 
-    Shallow VPT inserts learned tokens at the input, and they pass through all blocks (equations 4 and 5 of the
-    paper). Deep VPT has separate tokens for each prompted block (equation 7). Instead of learned weights, the
+    Shallow VPT inserts learned tokens at the input; these tokens pass through all blocks (equations 4 and 5 of
+    the paper). Deep VPT has separate tokens for each prompted block (equation 7). Instead of learned weights, the
     classifier uses the text features of one frozen prompt per class.
 
     Source: the paper, and the VPT implementation in MaPLe's published code, which inserts the tokens after the patches

@@ -77,7 +77,7 @@ class Protocol:
         title: heading of the report.
         recipe: name of the recipe with the configurations; its settings override each dataset's published recipe.
         runs: name of the run folder; protocols with the same run folder share their runs.
-        metrics: key in `results.json` -> table heading. A single metric is shown in one table for all datasets.
+        metrics: key in `results.json` -> table heading. If there is only one metric, one table covers all datasets.
         datasets: names of the training datasets.
         overrides: settings for individual datasets and methods, which take precedence over the recipe.
     """

@@ -36,7 +36,7 @@ def write(protocol: Protocol, table: pd.DataFrame, url: str) -> str:
 
 
 def grids(scores: Scores) -> list[TextTable]:
-    """Return one table with all datasets if there is a single metric, else a table of averages and one per dataset."""
+    """Return a single table if there is only one metric, else a table of averages and a table for each dataset."""
     if len(scores.protocol.metrics) == 1:
         return [_side_by_side(scores)]
     over = [AVERAGE, *scores.tests] if len(scores.tests) > 1 else scores.tests

@@ -17,7 +17,7 @@ from syncclip.studies.cells import CellRun
 
 @dataclass(frozen=True)
 class ResultLine:
-    """Row of the result tables: a configuration with its number of shots and of synthetic images per class."""
+    """Row of the result tables: a configuration, its number of shots, and its number of synthetic images per class."""
 
     configuration: str
     method: str
@@ -34,7 +34,7 @@ class ResultLine:
 
 @dataclass(frozen=True)
 class Score:
-    """Mean of each metric on one or all datasets, with the numbers of finished and planned runs."""
+    """Mean of each metric on one dataset or over all datasets, with the numbers of finished and planned runs."""
 
     means: Mapping[str, float]
     done: int
@@ -60,7 +60,7 @@ class Scores:
     of: Mapping[tuple[ResultLine, str], Score]
 
     def published(self, line: ResultLine, over: str) -> dict[str, float]:
-        """Return the published results comparable with a table row; averages require results for all datasets."""
+        """Return the published results that match a table row; averages require results for all datasets."""
         if over == AVERAGE and not self.complete:
             return {}
         comparable = line.data in ("none", "both" if line.method == "syncclip" else "real")

@@ -125,7 +125,7 @@ class _Layer(NamedTuple):
 
     @property
     def reason(self) -> str:
-        """Clause for error messages that explains why the file is not trusted; empty if `mark` is None."""
+        """Reason why the file is not trusted, as a suffix for error messages; empty if `mark` is None."""
         return "" if self.mark is None else f" ({self.mark} marks its folder as a results folder)"
 
 

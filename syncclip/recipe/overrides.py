@@ -27,10 +27,11 @@ _CONFIGURATION_VALUES = re.compile(r"(study\.configurations\.\d+\.(overrides|sea
 
 
 def split_overrides(overrides: Sequence[str], model: type[BaseModel]) -> dict[str, Any]:
-    """Parse "section.key=value" into {"section.key": value} by the key's type in `model`; trust code in the values.
+    """Parse "section.key=value" into {"section.key": value} by the key's type in `model`; trust code named in values.
 
     The value of a text key is the text itself, or None for `null` if allowed; all other values are YAML. If a key
-    allows text and another type, such as a path or a list of paths, YAML of the other type takes precedence.
+    accepts both text and another type, such as a list of paths, a value that is YAML of the other type is parsed as
+    YAML.
     """
     remember_arguments(overrides)
     values = {}

@@ -101,7 +101,7 @@ class Recipe(Settings):
                 if not available:
                     raise KeyedError(key, f"{method!r} has no domain-specific prompts; remove this setting")
                 choice = " or ".join(map(repr, available))
-                raise KeyedError(key, f"{method!r} on {data!r} does not train prompts for {domain!r}; use {choice}")
+                raise KeyedError(key, f"{method!r} trained on {data!r} has no {domain!r} prompts; use {choice}")
         if self.uses_teacher and self.training.teacher is None:
             reason = "requires a teacher; create one with `syncclip teacher RUN SET`, and set this key to its folder"
             raise KeyedError("training.teacher", f"{method!r} {reason}")
@@ -143,7 +143,7 @@ class Recipe(Settings):
 
         Args:
             root: folder that contains the dataset.
-            values: further values to set; None leaves a key unchanged.
+            values: additional values by key; None leaves a key unchanged.
             overrides: overrides of the form "section.key=value", which take precedence.
         """
         changes = {"dataset.root": root, **(values or {}), **split_overrides(overrides, Recipe)}
@@ -198,7 +198,7 @@ class Recipe(Settings):
 
     @property
     def warmup_warning(self) -> str | None:
-        """Warning that the run ends before the learning rate reaches its peak; None otherwise."""
+        """Warning if the run ends before the learning rate reaches its peak; None otherwise."""
         method = self.methods.of(self.training.method)
         if not method.trains:
             return None
@@ -217,7 +217,7 @@ class Recipe(Settings):
 
     @property
     def folder(self) -> str:
-        """Default folder of results: `<storage.root>/<name>`."""
+        """Default results folder: `<storage.root>/<name>`."""
         return storage.join(self.storage.root, self.name)
 
     @property

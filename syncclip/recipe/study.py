@@ -103,8 +103,8 @@ class StudySettings(Settings):
     seeds: list[int] = Field(default=[1, 2, 3, 4, 5], min_length=1)
     """Seeds for the few-shot sample, the initial prompts and the data order."""
     reference: str = "syncclip-both"
-    """Name of the reference configuration for comparisons and the feature map; if no configuration has this name, the
-    last configuration is the reference."""
+    """Name of the reference configuration for comparisons and the 2-D feature projection; if no configuration has this
+    name, the last configuration is the reference."""
     pretrained: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]] = added([])
     """Pretrained tags of the CLIP model; the study is repeated with each tag, on the same synthetic images and in a
     separate subfolder. Replaces `backbone.pretrained`. Default: a single study with `backbone.pretrained`."""
@@ -128,7 +128,7 @@ class StudySettings(Settings):
     forecast: list[Amount] = Field(default=[])
     """Numbers of images per class to extrapolate to; default: 4 and 16 times the maximum of `images_per_class`."""
     map_images: int = Field(default=1000, ge=1)
-    """Number of images per domain (real and synthetic) in the feature map."""
+    """Number of images per domain (real and synthetic) in the 2-D feature projection."""
     tune_seeds: list[int] = Field(default=[1], min_length=1)
     """Seeds with which `syncclip tune` evaluates each combination in the search space."""
     tune_images_per_class: int | None = Field(default=None, ge=1)

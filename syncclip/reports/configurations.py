@@ -57,7 +57,7 @@ class ReportConfiguration:
     Attributes:
         id: name in the study's files.
         label, short: full label and short label.
-        tone: colour number.
+        tone: number of the colour in `assets/palette.css`.
         shape: marker shape.
     """
 
@@ -247,7 +247,7 @@ def mean_scores(table: pd.DataFrame) -> Points:
 
 
 def differences(stored: Sequence[Comparison], configurations: Sequence[ReportConfiguration]) -> list[Difference]:
-    """Select a study's comparisons averaged over all numbers of images or, with a single number, at this number.
+    """Select a study's comparisons: averages over numbers of images or, if there is only one number, those at it.
 
     Intervals from resampled classes take precedence. The last entries compare a configuration with itself at the
     smallest number of images.

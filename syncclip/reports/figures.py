@@ -1,4 +1,4 @@
-"""Data for the figures of a report: scores, scaling curves, classes, feature maps and losses."""
+"""Data for the figures of a report: scores, scaling curves, classes, 2-D feature projections and losses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from syncclip.studies.outputs import DataEfficiency, Fits, StudyShift
 from syncclip.studies.statistics.scaling_fit import Curve, HeldOut
 
 MAX_POINTS = 600
-"""Maximum number of points per domain and stage in the feature map."""
+"""Maximum number of points per domain and stage in the 2-D feature projection."""
 MAX_STEPS = 400
 """Maximum number of steps in the loss curves."""
 FORECAST_STEPS = 8
@@ -61,7 +61,7 @@ def payload(
     """Collect the data for all figures as JSON values; missing parts and non-finite numbers are None.
 
     Args:
-        metric: initially selected metric in the figures; the harmonic mean if it is empty or missing.
+        metric: metric that the figures show initially; the harmonic mean if `metric` is empty or not measured.
     """
     rows = [row for row in inputs.history if isinstance(row.get("step"), int)]
     rows = rows[:: max(1, math.ceil(len(rows) / MAX_STEPS))]
@@ -262,7 +262,7 @@ _MEASURES = {
 
 
 def _map(features: pd.DataFrame, shift: StudyShift | None) -> dict[str, Any] | None:
-    """Collect the feature maps before and after training, and the domain shift as text; `domain` 1 is synthetic."""
+    """Collect the 2-D features before and after training, and the domain shift as text; `domain` 1 is synthetic."""
     if not {"x", "y", "domain", "label", "model"} <= set(features):
         return None
     stages: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""Report of a study with several pretrained tags: the map of gains by name knowledge, with headline and tables."""
+"""Report of a study with several pretrained tags: gains as a function of name knowledge, headline and tables."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class GainMap:
 
     @property
     def label(self) -> Mapping[str, str]:
-        """Name of each configuration -> label."""
+        """Mapping from configuration name to label."""
         return {configuration.id: configuration.label for configuration in self.configurations}
 
 
@@ -73,7 +73,7 @@ def read_map(url: str) -> GainMap:
 def judge(study: GainMap) -> tuple[Verdict, str]:
     """Write the headline from the trend of the reference configuration's gain, averaged over numbers of images.
 
-    Without an average, the headline uses the gain at the number of images with the most levels.
+    Without an average, the headline uses the number of images at which the most levels have a gain.
 
     Returns:
         The headline and its metric.
@@ -102,7 +102,7 @@ def judge(study: GainMap) -> tuple[Verdict, str]:
 
 
 def _judged(cells: Sequence[MapCell]) -> list[MapCell]:
-    """Select the averaged cells or, if there are none, the cells at the number of images with the most levels."""
+    """Select the averaged cells or, if there are none, those at the number of images that covers the most levels."""
     groups: dict[str, list[MapCell]] = {}
     for cell in cells:
         groups.setdefault(number_label(cell), []).append(cell)
@@ -147,8 +147,8 @@ def headline_of(
 ) -> tuple[str, str]:
     """Return the headline of a trend and the interval of its sign change, which may be empty.
 
-    If some levels' verdicts differ from that of the fitted line, the headline states its claim for the line only, and
-    lists these verdicts.
+    If the verdicts of some levels differ from that of the fitted line, the headline limits its claim to the line and
+    lists the differing verdicts.
 
     Args:
         levels: tag, name knowledge and verdict of each level, in ascending order of name knowledge.
@@ -272,7 +272,7 @@ def page_words(study: GainMap, verdict: Verdict, metric: str) -> dict[str, Any]:
 
 
 def knowledge_table(study: GainMap) -> pd.DataFrame:
-    """Return the name knowledge of each level, averaged and by dataset."""
+    """Return the name knowledge of each level, averaged over datasets and per dataset."""
     rows = [
         {
             "pretrained": tag,

@@ -157,7 +157,7 @@ def _percent_cell(value: float) -> TableCell:
 
 
 def datasets_table(table: pd.DataFrame, inputs: Inputs, numbers: Numbers) -> PageTable | None:
-    """Build a suite's table of scores at each configuration's largest number of images, averaged and per dataset.
+    """Build a suite's table of scores (average and per dataset) at each configuration's largest number of images.
 
     The table contains only runs that have finished on every dataset. Return None for a single dataset.
     """

@@ -72,7 +72,8 @@ def judge(
 
     The headline compares the reference configuration with training on real images only, or with zero-shot CLIP if
     no configuration uses real images only. It uses the first available metric in `HEADLINE_METRICS`, averaged over
-    all numbers of images, so nothing is selected on test images.
+    all numbers of images, so neither the metric nor a number of images is selected on test
+    images.
     """
     if reference is None:
         sentences = ["The effect of synthetic images was not measured."]
@@ -98,7 +99,8 @@ def conclusion(pair: Difference, tested: NovelClasses) -> str:
     """Judge a difference on novel classes by its confidence interval.
 
     The detectable difference follows from the standard error, i.e. the interval's half-width divided by the quantile
-    of Student's t-distribution. The degrees of freedom are the novel classes minus one, summed over datasets.
+    of Student's t-distribution. Its degrees of freedom are the number of novel classes minus one, summed over
+    datasets.
     """
     if pair.kind != "unsure":
         return f"significant {pair.kind}"
@@ -112,7 +114,7 @@ def conclusion(pair: Difference, tested: NovelClasses) -> str:
 
 
 def _share(metric: str, efficiency: DataEfficiency | None) -> list[str]:
-    """Report how much of the gap to real images of all classes is closed by synthetic images, if computed."""
+    """Report how much of the gap to the upper bound is closed by synthetic images, if computed."""
     closed = efficiency.gap_closed.get(metric) if efficiency is not None else None
     if efficiency is None or closed is None:
         return []

@@ -223,7 +223,7 @@ class CachedImages(ImageView):
 
 
 def _key(settings: DatasetSettings) -> str:
-    """Return the cache key of a dataset, which does not depend on its few-shot settings."""
+    """Return a dataset's cache key, which does not depend on few-shot settings."""
     return settings.model_copy(update={"shots": 1, "seed": None}).model_dump_json()
 
 

@@ -23,7 +23,7 @@ FILES = (RECIPE, PROMPTS, RECORD, CLASSES, RESULTS)
 
 
 class RunClasses(Settings):
-    """Content of `classes.json`. A label is a position in `classnames`, which lists the base classes first."""
+    """Content of `classes.json`. Labels are indices into `classnames`, which lists the base classes first."""
 
     format: Literal[1] = 1
     dataset: str
@@ -98,10 +98,10 @@ def build_trained(recipe: Recipe, folder: RunFolder) -> tuple[Method, RunClasses
     current = backbone.preprocess_settings
     changed = [key for key, value in classes.preprocess.items() if key in current and current[key] != value]
     if changed or classes.clip_sha256 not in (None, backbone.sha256):
-        difference = f"preprocessing ({changed[0]})" if changed else "weights or activations"
+        difference = f"different preprocessing: {changed[0]}" if changed else "different weights or activations"
         raise UserError(
-            f"{folder.url}: CLIP model {recipe.backbone.name!r} differs from the one used for training in its "
-            f"{difference}; restore the original model, or set its path with `backbone` (--backbone)"
+            f"{folder.url}: CLIP model {recipe.backbone.name!r} does not match the model used for training "
+            f"({difference}); restore the original model, or set its path with `backbone` (--backbone)"
         )
     method = build_for(recipe, PromptedClip(backbone), classes)
     load_prompts(folder, method)

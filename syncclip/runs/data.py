@@ -72,7 +72,7 @@ def synthetic_part(recipe: Recipe, url: str, sets: SetCache) -> tuple[int, str]:
 
 
 def teacher_part(recipe: Recipe, sets: SetCache) -> tuple[int, str]:
-    """Return the dimension of the teacher's class vectors and the teacher's checksum.
+    """Return (dimension of the teacher's class vectors, checksum of the teacher).
 
     Args:
         recipe: recipe with a resolved synthetic dataset.
@@ -92,9 +92,9 @@ def teacher_part(recipe: Recipe, sets: SetCache) -> tuple[int, str]:
     existing = {shard.shard: shard.tar_sha256 for shard in teacher.shards}
     tars, shards = sets.committed(training.synthetic, plan.owner), plan.shards(training.images_per_class)
     if missing := [shard for shard in shards if existing.get(shard) != tars[shard].sha256]:
-        problem = "are for other images" if missing[0] in existing else "are missing"
+        problem = "belong to other images" if missing[0] in existing else "are missing"
         raise UserError(
-            f"{url}: teacher predictions of {len(missing)} of {len(shards)} shards {problem} "
+            f"{url}: teacher predictions for {len(missing)} of {len(shards)} shards {problem} "
             f"({few(map(shard_name, missing))}); run `syncclip teacher RUN {training.synthetic} --out {url}`"
         )
     return teacher.dim, teacher.digest

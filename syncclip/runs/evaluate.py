@@ -122,7 +122,7 @@ def missing_transfers(recipe: Recipe, folder: RunFolder) -> Sequence[str]:
 
 
 def domain_folder(folder: RunFolder, domain: TestDomain) -> RunFolder:
-    """Return the folder, with the same owner, for a run's results with the prompts of a domain."""
+    """Return the subfolder for a run's results with the prompts of one domain; its owner is that of `folder`."""
     return replace(folder, url=folder.path(TEST_DOMAINS, domain))
 
 

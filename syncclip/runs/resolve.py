@@ -136,7 +136,8 @@ def _with_teacher(recipe: Recipe, identity: str, sets: SetCache) -> tuple[Recipe
         key = f"methods.{name if name in type(recipe.methods).model_fields else 'custom'}.teacher_dim"
         if (teacher_dim := settings.model_dump()["teacher_dim"]) not in (None, dim):
             raise UserError(
-                f"{key} is {teacher_dim}, but the class vectors in {url} have dimension {dim}; omit this setting"
+                f"{key} is {teacher_dim}, but the teacher's class vectors in {url} have {dim} dimensions; set it to "
+                f"{dim}, or omit it"
             )
         recipe = recipe.with_values({key: dim})
     return recipe, digest([identity, teacher_digest])

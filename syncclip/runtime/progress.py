@@ -67,7 +67,7 @@ class Progress:
 
     @property
     def stream(self) -> TextIO:
-        """Output for progress; stdout is for results."""
+        """Output stream for progress; by default stderr, because stdout is reserved for results."""
         return self._stream if self._stream is not None else sys.stderr
 
     def __enter__(self) -> Progress:
@@ -93,8 +93,8 @@ class Progress:
         """Increase the number of finished items by `n` (may be 0), and update the custom fields.
 
         Args:
-            facts: values to show, by name. Floats are shown with three digits, or as percentages if the name ends in
-                `busy` or `share`; None removes a field.
+            facts: values to show, by name. Floats are shown with three significant digits, or as percentages if the
+                name ends in `busy` or `share`; None removes a field.
         """
         with self._lock:
             self.done += n
@@ -145,6 +145,6 @@ def _live_line(stream: TextIO | None, total: int | None, done: int, label: str) 
 
 
 def print_message(message: str) -> None:
-    """Print a message to stderr; stdout is for results."""
+    """Print a message to stderr; stdout is reserved for results."""
     sys.stderr.write(f"{printable(message)}\n")  # in one call, so that concurrent messages are not interleaved
     sys.stderr.flush()

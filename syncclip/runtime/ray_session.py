@@ -175,7 +175,7 @@ def capacity(selector: Mapping[str, str] | None = None) -> dict[str, float]:
 def ray_session(cpus: int | None = None, variables: Mapping[str, str] | None = None) -> Iterator[None]:
     """Initialise Ray for the duration of the `with` block, unless this process has already initialised it.
 
-    If RAY_ADDRESS is set (always true in a job of `ray job submit`), the process joins that cluster; otherwise it
+    If RAY_ADDRESS is set (as in all jobs submitted with `ray job submit`), the process joins that cluster; otherwise it
     starts a local Ray instance. Unlike `address="auto"`, this does not search for other clusters. Ray is shut down
     after the `with` block, and all processes of a local Ray instance are terminated.
 
@@ -225,7 +225,7 @@ def ray_session(cpus: int | None = None, variables: Mapping[str, str] | None = N
 
 @contextmanager
 def _native_logs_dropped() -> Iterator[None]:
-    """Discard the output of Ray's C++ code and daemons to this process's stderr; Ray has no option for this."""
+    """Discard what Ray's C++ code and daemons write to this process's stderr; Ray has no option for this."""
     import ray._private.worker as ray_worker
 
     ray_worker._worker_logs_enabled = False  # otherwise a thread prints the raylet's messages

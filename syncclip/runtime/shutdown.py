@@ -264,7 +264,7 @@ def postponed(stop: Callable[[], None] = lambda: None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def at_once(action: Callable[[], None]) -> Iterator[None]:
-    """Call `action` in another thread if the process is terminated immediately during the block."""
+    """Call `action` in another thread if `end_process` terminates the process during the block."""
     actions = _listener.last_actions if _listener is not None else []
     actions.append(action)
     try:

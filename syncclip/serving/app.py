@@ -206,7 +206,7 @@ class Front:
     async def _receive_body(self, receive: Receive, body: bytearray) -> None:
         """Append the request's body to `body`.
 
-        A body may not be larger than the remaining memory (dynamic thresholds, as in packet buffers). With n large
+        A body must not exceed the remaining buffer memory (dynamic thresholds, as in packet buffers). With n large
         bodies, 1 / (n + 1) of the memory remains for small bodies.
         """
         more = True
@@ -246,7 +246,7 @@ class Front:
 
 
 class _DisconnectedError(Exception):
-    """The client has closed the connection."""
+    """Raised if the client has closed the connection."""
 
 
 class _RateLimit:
@@ -256,7 +256,7 @@ class _RateLimit:
         self._free_at = 0.0
 
     async def wait(self, count: int) -> None:
-        """Wait until `count` bytes may be received in addition to those of earlier calls."""
+        """Wait until the rate limit permits `count` more bytes."""
         now = asyncio.get_running_loop().time()
         self._free_at = max(self._free_at, now) + count / BYTES_PER_SECOND
         await asyncio.sleep(self._free_at - now)

@@ -62,7 +62,7 @@ class Decoder:
             complete = True
         except (EOFError, OSError) as error:
             timed_out = self._process.wait() == -signal.SIGXCPU
-            reason = f"takes more than {CPU_SECONDS} s of CPU time" if timed_out else "ran out of memory or crashed"
+            reason = f"exceeded {CPU_SECONDS} s of CPU time" if timed_out else "ran out of memory or crashed"
             raise UserError(f"decoding {reason}; send fewer or smaller images") from error
         finally:
             if not complete:

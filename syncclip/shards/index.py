@@ -165,7 +165,10 @@ def read_samples(url: str, corruption: Corruption) -> tuple[dict[int, Shard], Sa
     if len(duplicates):
         row = int(duplicates[0])
         names = f"both {shard_name(shard_of[row])} and {shard_name(shard_of[row + 1])}"
-        raise UserError(f"{url}: sample {index[row]} is in {names}; move one of the two datasets to a different folder")
+        raise UserError(
+            f"{url}: the folder contains shards of two datasets (sample {index[row]} is in {names}); move one dataset "
+            "to a different folder"
+        )
     return shards, SampleTable.of(columns)
 
 

@@ -4,10 +4,10 @@ On disk, the "file" is a directory that stores the content in a uniquely named f
 empties the old directory, and renames the new directory over the old one. This rename succeeds for only one process.
 
 On S3, new content is written with a multipart upload. A process creates its upload, aborts all other uploads to the
-key, compares the content, and completes its own upload. At least one of two concurrent processes has its upload
-aborted or reads different content. If both uploads are aborted, the callers retry after a random pause. The protocol
-does not require conditional requests. A suspended process cannot complete an upload that another process has aborted.
-On other stores, writes can't be fenced, so the content is read again after a pause.
+key, compares the content, and completes its own upload. Of two concurrent processes, at least one either has its
+upload aborted or reads different content. If both uploads are aborted, the callers retry after a random pause. The
+protocol does not require conditional requests. A suspended process cannot complete an upload that another process has
+aborted. On other stores, writes can't be fenced, so the content is read again after a pause.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class LostLockError(UserError):
 
 
 class DelayedError(Exception):
-    """Raised if a request was not sent because the lock may have been lost; `with_retries` checks it and retries."""
+    """Raised if a request was not sent because the lock may be lost; `with_retries` checks the lock and retries."""
 
 
 class LockFile(Settings):
@@ -210,7 +210,7 @@ def lock(url: str, command: str, *, file: bool = False, patience: float = 0.0) -
         url: URL of the folder, which need not exist.
         command: command that writes to the folder, used in messages.
         file: whether `url` is a single file to lock.
-        patience: time to wait for another owner that is still alive, in seconds.
+        patience: maximum time in seconds to wait for an owner that is still alive.
 
     Raises:
         UserError: another process holds the lock, or the location is not writable.

@@ -51,7 +51,7 @@ class ObjectBytes(bytes):
 
 
 def corrupt(message: str) -> Exception:
-    """Return an error that triggers a retry, like a broken connection."""
+    """Return an error that triggers a retry, just as a broken connection does."""
     parsers = importlib.import_module("botocore.parsers")  # the driver may not be installed
     error: Exception = parsers.ResponseParserError(message)
     return error

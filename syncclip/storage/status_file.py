@@ -61,7 +61,7 @@ class JobStatus(Settings):
             self.state, self.reason = "failed", redacted(name + " ".join(str(error).split()))
 
     def why(self) -> list[str]:
-        """Return the reason for a failure or interruption as a one-line list, or [] if there is no reason."""
+        """Return the reason for a failure or interruption as a list with one line, or [] if there is none."""
         return [f"why: {self.reason}"] if self.reason else []
 
     def last_sign_of_life(self, command: str) -> str:
@@ -81,7 +81,7 @@ def keep_status_file(
     interval: float = INTERVAL,
     clock: Callable[[], float] = time.time,
 ) -> Iterator[None]:
-    """Periodically write `status`, which the block modifies, to `url`, and finally record how the block ended.
+    """Periodically write `status`, which the block updates, to `url`; at the end, record the block's outcome.
 
     After a crash, the state in the file remains "running", with an old heartbeat. Failed writes are ignored.
 

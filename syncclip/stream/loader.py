@@ -65,8 +65,8 @@ def views(stream: MixedStream, count: int, threads: int = 0, whole: bool = False
     Repeated images within a pass have the label -1, since each real image must be counted only once.
 
     Args:
-        whole: whether a pass contains each selected synthetic image once, in separate batches, instead of the synthetic
-            images of the first epoch.
+        whole: whether a pass contains all selected synthetic images once, in separate batches, rather than only those
+            sampled in the first epoch.
     """
     return ((_whole_view if whole else _view)(stream, view, threads) for view in range(count))
 

@@ -1,7 +1,7 @@
 """Shared memory for batches from loader processes, reused when the consuming process releases a batch.
 
 Allocating new pages for each batch would take a third of the decoding time, and copying a batch would take a tenth. A
-slot's memory is sent to the consuming process through a socket, but only once; later batches send the slot's number.
+slot's memory is sent to the consuming process through a socket only once; later batches send just the slot's number.
 """
 
 from __future__ import annotations

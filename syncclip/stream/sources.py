@@ -20,7 +20,7 @@ class MixedSource(Generic[Set]):
     """A dataset in a mix, with its weight.
 
     The `weight` of a synthetic dataset is its relative sampling probability. The `weight` of a real dataset is the
-    number of occurrences of each image per epoch; with a weight of 0.5, each image occurs in every other epoch.
+    number of times that each image occurs per epoch; with a weight of 0.5, each image occurs in every other epoch.
     """
 
     images: Set

@@ -310,7 +310,7 @@ def compared_points(evidence: Evidence, settings: StudySettings) -> list[list[Pa
 
 
 def comparisons(evidence: Evidence, settings: StudySettings) -> list[Comparison]:
-    """Compare all `compared_points`; the last rows are averages over each group's numbers of images.
+    """Compare all `compared_points`; the last rows contain each group's difference, averaged over numbers of images.
 
     Each comparison uses the seeds whose runs are finished for both configurations; averages and simultaneous intervals
     use the seeds whose runs are finished at all numbers of images. There is one interval per `Unit`; datasets are

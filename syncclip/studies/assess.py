@@ -1,7 +1,8 @@
-"""Assess a dataset and a CLIP model before any image is generated: name knowledge, expected gain and advice.
+"""Assess a dataset and a CLIP model before generating any images: name knowledge, expected gain and advice.
 
 All measurements use only the class names and the few-shot images of the base classes, never test images. A pilot is
-evaluated on validation images; a given pilot may use test images only if the dataset has no validation split.
+evaluated on validation images; test images are accepted only for an explicitly specified pilot on a dataset without a
+validation split.
 """
 
 from __future__ import annotations
@@ -57,13 +58,13 @@ class Assessment:
         clip: name and weights of the CLIP model.
         base, novel: numbers of classes.
         images: number of distinct few-shot images over all seeds of the study.
-        chance: accuracy of guessing among the base classes, in per cent.
+        chance: chance-level accuracy (guessing among the base classes), in per cent.
         zero_shot, class_means, name_knowledge: see `DatasetKnowledge`; base classes are the candidates.
         similar: pairs of classes (base or novel) with the most similar text features.
         confused: pairs of base classes whose few-shot images zero-shot CLIP confuses most often.
         map_shots: number of shots of the gain map, used to measure name knowledge for predictions; None without a
             prediction.
-        map_knowledge: name knowledge with `map_shots`.
+        map_knowledge: name knowledge measured with `map_shots` shots.
         expected: expected gains of each configuration and number of images; empty without a prediction.
         recommended: recommended configuration with the smallest sufficient number of images.
         reason: reason for a missing prediction; None if there is a prediction.
@@ -120,7 +121,7 @@ def assess(recipe: Recipe, pilot: str | None = None) -> Assessment:
 
 
 def _predicted(recipe: Recipe, measured: Assessment) -> Assessment:
-    """Add the expected gains to the measured values or, without a prediction, the reason."""
+    """Add the expected gains to the measured values or, if no prediction is possible, the reason."""
     table = gain_prediction.installed_map()
     if table is None or table.empty:
         return replace(measured, reason=gain_prediction.reason_without(None, measured.name_knowledge))
@@ -157,7 +158,7 @@ def _fewest_images(dataset: Dataset) -> int:
 def name_in_map(dataset: DatasetSettings) -> str:
     """Return the name of a dataset in the gain map: `suite/name`, or the name of a benchmark dataset.
 
-    For a path, these are the last two folders, so a copy of a dataset in the map has the same name.
+    The name of a dataset given by path consists of the last two folders, so copies of a dataset share its name.
     """
     name = dataset.name.rstrip("/")
     if is_dataset_name(name):
@@ -216,7 +217,7 @@ def _confused(dataset: Dataset, knowledge: NameKnowledge) -> tuple[ClassPair, ..
 
 
 def _pilot(recipe: Recipe, url: str | None) -> Pilot | None:
-    """Read the given pilot, or else a suitable study in the recipe's folder, evaluated on validation images."""
+    """Read the pilot at `url` or, if None, a suitable study in the recipe's folder, evaluated on validation images."""
     if url is not None:
         return read_pilot(url, recipe)
     own = folder_of(recipe)

@@ -82,7 +82,7 @@ class CellRun:
 
 
 def by_domain(runs: Iterable[CellRun]) -> list[CellRun]:
-    """Return the runs, each followed by one entry per additional test domain, with the folder of its results."""
+    """Return the runs, each followed by one entry per additional test domain, with the domain's results folder."""
     return [
         run
         if domain is None
@@ -126,7 +126,8 @@ def check_configurations(recipe: Recipe) -> None:
     """Check each configuration and each value of its search space before images are generated.
 
     Raises:
-        UserError: a method, key or value is invalid, or a configuration shares no number of images with the study.
+        UserError: a method, key or value is invalid, or a configuration has none of the study's numbers of
+            images.
     """
     amounts = recipe.study.amounts
     if recipe.evaluation.test_domains:

@@ -1,4 +1,4 @@
-"""Image features of both domains before and after training, for the domain shift and the feature map."""
+"""Image features of both domains before and after training, for the domain shift and the 2-D feature projection."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Sample = tuple[Rows, Rows, torch.Tensor]
 def feature_map(
     recipe: Recipe, run: RunFolder, synthetic_url: str, limit: int
 ) -> tuple[dict[str, Shift], pd.DataFrame]:
-    """Measure the domain shift and compute a feature map, with frozen CLIP and with the run's trained model.
+    """Measure the domain shift and project features to 2-D, with frozen CLIP and with the run's trained model.
 
     Args:
         recipe: recipe of the run. Images are encoded with the prompts of their domain.
@@ -41,8 +41,8 @@ def feature_map(
         limit: maximum number of images per domain, evenly distributed over classes.
 
     Returns:
-        Domain shift by model ("frozen" or "trained"), and the feature map as a table with columns model, domain, label,
-        row, x and y.
+        Domain shift by model ("frozen" or "trained"), and the 2-D feature projection as a table with columns model,
+        domain, label, row, x and y.
     """
     parts = build_parts(recipe)
     load_prompts(run, parts.method)

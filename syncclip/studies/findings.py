@@ -164,7 +164,7 @@ def write_conclusions(
 
 
 def shares_seen(runs: Sequence[CellRun]) -> dict[str, float]:
-    """Return the share of synthetic images used by each configuration, averaged over its runs with the most images."""
+    """Return the share of synthetic images used by each configuration, averaged over its runs with the largest n."""
     shares: dict[str, dict[int, list[float]]] = {}
     for run in runs:
         n = run.cell.images_per_class

@@ -30,7 +30,7 @@ GRID = 201
 
 @dataclass(frozen=True)
 class MapCell:
-    """Metric of a configuration at one level, and its gain over a baseline in points, with its interval over classes.
+    """Metric of a configuration at one level, and the gain over a baseline in points, with an interval over classes.
 
     Attributes:
         pretrained: tag of the level.
@@ -105,7 +105,7 @@ class MapSummary:
     Attributes:
         levels: tag -> name knowledge, averaged over datasets; NaN if unknown.
         datasets: tag -> dataset -> name knowledge.
-        names: names of the configurations -> (method, data).
+        names: configuration name -> (method, data).
     """
 
     confidence_level: float
@@ -129,7 +129,7 @@ class _Contrast:
     baseline: str
     seeds: int
     ours: Mapping[str, Resampled]
-    """Tag of a level -> metrics."""
+    """Metrics, keyed by the level's tag."""
     theirs: Mapping[str, Resampled]
 
 
@@ -139,7 +139,7 @@ def verdict(low: float, high: float) -> Verdict:
 
 
 def map_cells(levels: Mapping[str, Evidence], settings: StudySettings, datasets: Sequence[str]) -> list[MapCell]:
-    """Compute all cells of the map, first those of the average over datasets.
+    """Compute all cells of the map, starting with those averaged over datasets.
 
     Args:
         levels: tag -> outcomes.
@@ -157,7 +157,7 @@ def map_cells(levels: Mapping[str, Evidence], settings: StudySettings, datasets:
 
 
 def trends(levels: Mapping[str, Evidence], knowledge: Mapping[str, float], settings: StudySettings) -> list[Trend]:
-    """Fit the trend of each gain, averaged over datasets, at the levels whose name knowledge was measured.
+    """Fit a trend to each gain, averaged over datasets, across the levels whose name knowledge was measured.
 
     Args:
         knowledge: tag -> name knowledge. Trends require at least two different values.
@@ -229,7 +229,7 @@ def _of_dataset(evidence: Evidence, number: int) -> Evidence:
 def _contrasts(levels: Mapping[str, Evidence], count: int) -> Iterator[_Contrast]:
     """Yield the contrasts of each configuration with each of its baselines.
 
-    A contrast at a number of images includes the levels at which both the configuration and its baseline are finished.
+    A contrast at n images includes the levels at which both the configuration and its baseline are finished.
     If these levels have several numbers of images in common, the mean over these numbers follows. Each contrast uses
     the seeds that its levels have in common, so that they share the resamples.
     """
@@ -256,7 +256,7 @@ def _contrast(
     baseline: Configuration | None,
     count: int,
 ) -> Iterator[_Contrast]:
-    """Yield the contrast at a number of images, or the mean over several; nothing if the levels share no seed."""
+    """Yield the contrast at one or averaged over several numbers of images; nothing if the levels share no seed."""
     points = [(configuration, n) for n in numbers]
     trained = [*points, *([(baseline, None)] if baseline is not None and baseline.trained else [])]
     of_levels = [{*evidence.seeds(trained)} for evidence in levels.values()]
@@ -279,7 +279,7 @@ def _contrast(
 
 
 def _baselines(levels: Mapping[str, Evidence], configuration: Configuration) -> dict[Over, Configuration | None]:
-    """Return the baselines of a configuration by kind, or {"": None} if there are none."""
+    """Return the baselines of a configuration, keyed by kind, or {"": None} if there are none."""
     baselines: dict[Over, Configuration | None] = {}
     for evidence in levels.values():
         if configuration.synthetic and (real := analysis.origin(evidence, configuration)) is not None and real.trained:

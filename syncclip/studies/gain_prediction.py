@@ -79,7 +79,7 @@ def shots_of(table: pd.DataFrame) -> int:
 
 
 def without_dataset(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
-    """Return the map without the rows of a dataset (see `assess.name_in_map`), whose own gains must not be used."""
+    """Return the map without a dataset's rows (see `assess.name_in_map`), to predict its gains from other datasets."""
     return table[table["dataset"] != dataset]
 
 
@@ -104,8 +104,8 @@ def _covers(rows: pd.DataFrame, name_knowledge: float) -> bool:
 def predict(table: pd.DataFrame, name_knowledge: float, level: float = 0.95) -> tuple[ExpectedGain, ...]:
     """Predict the gains of each configuration and number of images on a new dataset.
 
-    Combinations that were measured on too few datasets (see `fit_mixed_model`), or only at smaller or only at larger
-    name knowledge, are omitted.
+    Combinations are omitted if they were measured on too few datasets (see `fit_mixed_model`), or if the name knowledge
+    is outside their measured range.
     """
     gains = []
     for _, rows in table.groupby(["configuration", "images_per_class"], sort=False):
@@ -150,7 +150,7 @@ def described(interval: Interval) -> str:
 
 
 def held_out(table: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
-    """Predict each row of the map from models that were fitted without its dataset, or without its level.
+    """Predict each row of the map with models fitted without the row's dataset or without its level.
 
     Returns:
         One row per target, row of the map and kind of fold ("dataset" or "level"), with the observed and the predicted
@@ -178,13 +178,13 @@ def _held_out(table: pd.DataFrame, level: float) -> Iterator[tuple[object, ...]]
 def errors(predictions: pd.DataFrame) -> pd.DataFrame:
     """Summarise `held_out` by kind of fold and target, over all configurations and for each configuration.
 
-    Ranks are compared within each configuration and number of images, since differences between the mean gains of
-    configurations are predicted without name knowledge.
+    Ranks are compared within each configuration and number of images, since predicting the differences between the
+    mean gains of configurations does not require name knowledge.
 
     Returns:
         Columns: number of predictions, mean absolute error of the model and of the constant prediction in points,
         coverage in per cent, mean and minimum of the Spearman rank correlations of observed and predicted gains, and
-        percentage of predictions with the observed sign.
+        percentage of predictions with the correct sign.
     """
     rows = []
     for (fold, target), group in predictions.groupby(["left_out", "target"], sort=False):

@@ -162,7 +162,7 @@ def _merged(recipe: Recipe, recipes: Mapping[str, Recipe], url: str) -> LevelsSt
 def _write_state(recipe: Recipe, url: str, state: LevelsState) -> None:
     """Write recipe.yaml, with the tags of all levels, and levels.json.
 
-    These files are only written after all checks, because a later call must match them: a rejected call leaves them
+    These files are written only after all checks pass, because later calls must match them; a rejected call leaves them
     unchanged.
     """
     text = recipe.with_values({"study.pretrained": list(state.pretrained)}).to_yaml()
@@ -201,7 +201,10 @@ def _with_synthetic(recipe: Recipe, url: str, state: LevelsState) -> LevelsState
 
 
 def _measured_knowledge(recipe: Recipe, url: str, state: LevelsState) -> Knowledge:
-    """Return the stored name knowledge, updated for the recipe's tags; this loads new CLIP models before training."""
+    """Return the stored name knowledge, with missing or outdated measurements for the recipe's tags updated.
+
+    Measuring a new tag loads its CLIP model, so an unavailable model raises an error before training.
+    """
     knowledge = read_knowledge(url, state.owner)
     for tag in recipe.study.pretrained:
         cache, before = ModelCache(), knowledge.get(tag, {})

@@ -20,7 +20,7 @@ class LevelsState(Settings):
     pretrained: tuple[str, ...]
     """Tags in the order in which they were added; synthesis filters use the CLIP model of the first tag."""
     configurations: dict[str, str]
-    """Name of each configuration -> hash of its settings, without the tag."""
+    """Hash of each configuration's settings without the tag, keyed by configuration name."""
     synthetic: tuple[str, ...] = ()
     """Owner IDs of the synthetic datasets."""
 

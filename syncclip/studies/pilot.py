@@ -1,4 +1,4 @@
-"""Forecast from a pilot study with few synthetic images per class: whether more images will increase accuracy.
+"""Forecast of whether more images will increase accuracy, from a pilot study with few synthetic images per class.
 
 The number of images is a hyperparameter, so a pilot is evaluated on validation images. Test images are only read if the
 dataset has no validation split.
@@ -54,7 +54,7 @@ class Pilot:
         measured_at: all numbers of synthetic images per class in the pilot, ascending.
         limit: largest number of images per class to which the pilot is extrapolated.
         additional: additional gain from `images_per_class` to `limit`; None without extrapolation.
-        reason: reason for a missing extrapolation; None if there is an extrapolation.
+        reason: reason why the gain cannot be extrapolated; None if it can.
     """
 
     url: str
@@ -97,8 +97,8 @@ def read_pilot(url: str, recipe: Recipe | None = None) -> Pilot:
     split = str(state["split"])
     if split != SPLIT and has_validation(of_pilot):
         raise UserError(
-            f"{url}: the study was evaluated on the {split} split, whose images must not influence the number of "
-            f"synthetic images; run a pilot on validation images with `{pilot_command('RECIPE')}`"
+            f"{url}: the study was evaluated on the {split} split, which must not be used to choose the number "
+            f"of synthetic images; run a pilot on validation images with `{pilot_command('RECIPE')}`"
         )
     settings = of_pilot.study
     evidence = predictions.read(url, settings.evaluated, owner)
@@ -148,10 +148,11 @@ def read_pilot(url: str, recipe: Recipe | None = None) -> Pilot:
 
 
 def real_only_baseline(evidence: Evidence, configuration: Configuration) -> Configuration | None:
-    """Find the baseline on real images only: the same or the equivalent method, otherwise the first configuration.
+    """Find the baseline trained on real images only, preferably with the same or the equivalent method.
 
     Returns:
-        The baseline (see `origin`), or None if no configuration was trained on real images only.
+        The baseline (see `origin`), otherwise the first configuration trained on real images only, or None if there is
+        none.
     """
     same = origin(evidence, configuration.model_copy(update={"data": "both"}))
     return same or next(
@@ -167,8 +168,8 @@ def real_only_baseline(evidence: Evidence, configuration: Configuration) -> Conf
 def no_extrapolation(evidence: Evidence, reference: Configuration) -> str | None:
     """Return the reason why the reference's gain cannot be extrapolated, or None if it can.
 
-    The extrapolated gain is zero without synthetic images, so the baseline must be the reference's own counterpart on
-    real images only (see `origin`), not another method.
+    The extrapolation assumes zero gain without synthetic images, so the baseline must be the reference's own
+    counterpart trained on real images only (see `origin`), not another method.
     """
     start = origin(evidence, reference)
     if start is not None and start.trained:
@@ -222,7 +223,7 @@ def extrapolate(
     from `EXPONENTS`. The asymptotic gain G is fitted by least squares. With at least two numbers of images, the last
     measured increment is also extrapolated: it is multiplied by (s3 - s2) / (s2 - s1), for the last two numbers of
     images and the limit. This local extrapolation does not assume that the gain follows s(n) from n = 0, so a flat
-    curve remains flat. The interval covers the intervals of all exponents and of both extrapolations; the estimate uses
+    curve remains flat. The interval spans the intervals of all exponents and of both extrapolations; the estimate uses
     the middle exponent and the local extrapolation, if there is one.
 
     Args:
@@ -245,15 +246,15 @@ def extrapolate(
 
 
 def verdict(additional: Interval | None, numbers: int) -> Verdict:
-    """Judge from the additional gain whether more images help.
+    """Determine from the additional gain whether more images help.
 
-    They help if the gain is significant and its estimate is at least `SMALL`, and do not help if its upper bound is
-    below `SMALL`. A pilot with a single number of images cannot show that more images help, because it measures no
+    More images help if the gain is significant and its estimate is at least `SMALL`, and do not help if its upper bound
+    is below `SMALL`. A pilot with a single number of images cannot show that more images help, because it measures no
     increment.
 
     Args:
         additional: additional gain; None without extrapolation.
-        numbers: how many different numbers of images per class were measured.
+        numbers: count of the distinct numbers of images per class that were measured.
     """
     if additional is None:
         return "undecided"

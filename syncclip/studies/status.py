@@ -25,7 +25,7 @@ class StudyStatus(JobStatus):
     done: int = Field(ge=0, le=MAX_COUNT)
     """Number of finished runs, including those from earlier calls."""
     failed: dict[str, str] = Field(default_factory=dict)
-    """Name of each failed run -> error."""
+    """Errors of failed runs, keyed by run name."""
     running: list[str] = Field(default_factory=list)
     """Names of the runs submitted to the cluster."""
     slots: int = Field(1, le=MAX_COUNT)

@@ -97,7 +97,7 @@ def _check_splits(recipe: Recipe) -> None:
         if labels.isdisjoint(classes):
             raise UserError(
                 f"the tuning metric {METRIC} requires validation images of base and novel classes, but dataset "
-                f"{dataset.name!r} has none of {split} classes; add some"
+                f"{dataset.name!r} has none for its {split} classes; add some"
             )
 
 

@@ -41,7 +41,7 @@ class Part(Settings):
 
 @dataclass(frozen=True)
 class _Job:
-    """Captioning job for the classes without captions, numbered by their position in `names`."""
+    """Captioning job for the classes without captions; a shard is a class, numbered by its position in `names`."""
 
     settings: WriterSettings
     names: Sequence[str]

@@ -18,7 +18,7 @@ PATIENCE = 64
 
 
 class RejectionMonitor:
-    """Counts the rejected images of classes without accepted images, including those in the `done` shards.
+    """Counter of rejected images in classes without accepted images; the count includes the `done` shards.
 
     `check` raises a UserError if at least `PATIENCE` images of the dataset or, with `keep: drop`, of a class have been
     rejected and none has been accepted.

@@ -68,7 +68,7 @@ class Spread(NamedTuple):
 
 
 class Forecast(NamedTuple):
-    """Estimated time, cost and losses for generating a dataset."""
+    """Estimated time, cost and number of lost images for generating a dataset."""
 
     seconds: float
     """Seconds per shard on one actor."""
@@ -85,7 +85,7 @@ class Forecast(NamedTuple):
 
 
 def forecast(plan: Plan, cost: CostSettings, pool: Pool) -> Forecast:
-    """Forecast the time and cost of synthesising a plan at `cost.throughput`, assuming that all shards are full.
+    """Forecast the time and cost of generating a plan's images at `cost.throughput`, assuming that all shards are full.
 
     Raises:
         UserError: hardly any shards would finish, or the simulation would be too expensive.
@@ -109,7 +109,7 @@ def forecast(plan: Plan, cost: CostSettings, pool: Pool) -> Forecast:
 
 
 def _affordable_runs(shards: int, seconds: float, machines: Machines) -> int:
-    """Return the number of runs to simulate; pools of over 100 machines need fewer, since losses average out."""
+    """Return the number of runs to simulate; pools of over 100 machines need fewer, since preemptions average out."""
     count = min(shards, machines.most)
     rate = _checked_rate(seconds, machines)
     attempts = math.exp(rate * (seconds + machines.load))
@@ -157,7 +157,7 @@ def _checked_rate(seconds: float, machines: Machines) -> float:
 
 
 def _per_shard(rate: float, seconds: float, machines: Machines) -> tuple[float, float]:
-    """Return a machine's mean time per shard in seconds, including losses, and its relative standard deviation."""
+    """Return a machine's mean time per shard in seconds, including lost time, and its relative standard deviation."""
     deaths, reloads = math.expm1(rate * seconds), math.expm1(rate * machines.load)
     mean = deaths * (1 / rate + machines.wait + reloads * (machines.wait + 1 / rate))
     return mean, 0.0 if rate == NEGLIGIBLE_RATE else (1 - seconds / mean) * math.sqrt(1 + 2 / deaths)

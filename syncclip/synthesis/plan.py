@@ -78,7 +78,7 @@ class Plan(Settings):
         if not self.classnames:
             raise ValueError(f"dataset {self.dataset!r} has no classes; add at least one")
         if not self.amounts or any(a >= b for a, b in pairwise((0, *self.amounts))):
-            raise ValueError(f"numbers of images per class, {list(self.amounts)}, must be positive and ascending")
+            raise ValueError(f"numbers of images per class must be positive and ascending, not {list(self.amounts)}")
         if self.total > MAX_IMAGES:
             raise ValueError(
                 f"{self.amounts[-1]} images for each of {self.classes} classes exceed the maximum of {MAX_IMAGES:,} "

@@ -25,7 +25,7 @@ SHARD_IMAGES = 1024
 
 
 class ReferenceImages:
-    """Real images of a plan in the dataset at `url`; raises a UserError if an image is missing (see `store`)."""
+    """Real images of a plan, read from the dataset at `url`; raises a UserError if one is missing (see `store`)."""
 
     def __init__(self, plan: Plan, url: str) -> None:
         self.plan = plan

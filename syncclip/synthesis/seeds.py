@@ -17,7 +17,7 @@ _ROUNDS = 4
 
 
 def seed_of(seed: int, index: int, attempt: int) -> int:
-    """Return the seed of an attempt: a permutation of the 32-bit number (attempt, index), keyed by `seed`.
+    """Return the seed of an attempt: the 32-bit number (attempt, index), mapped by a permutation keyed by `seed`.
 
     torch's CPU generator uses only 32 bits of a seed. With 32-bit hashes, seeds could collide, and a collision
     within a class would repeat an image. A Feistel network with four SHA-256 rounds has no collisions.

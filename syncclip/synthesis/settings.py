@@ -51,7 +51,7 @@ class SynthesisSettings(Settings):
     attempts: int = Field(3, ge=1, le=MAX_ATTEMPTS)
     """Maximum number of attempts per image."""
     select: Literal["first", "best"] = "first"
-    """Selection among the generation attempts for an image. `first` selects the first attempt that passes all filters.
+    """Criterion for selecting among an image's attempts. `first` selects the first attempt that passes all filters.
     `best` selects the attempt with the highest score from the last filter."""
     keep: Literal["best", "drop"] = "best"
     """Fallback if no attempt passes all filters: `best` keeps the best attempt, and `drop` drops the image."""

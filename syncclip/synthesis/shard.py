@@ -41,7 +41,7 @@ class GeneratedShard(NamedTuple):
     seconds: dict[str, float]
     """Seconds spent in the overlapping stages `generate`, `filter` and `encode`, and `computed` (see `Generator`)."""
     classes_without_accepted: dict[int, str]
-    """Main rejection reason by class id, for classes without accepted images."""
+    """Main rejection reason for each class without accepted images, keyed by class id."""
     gallery: list[Reject]
     """Thumbnails of some rejects."""
     started: float

@@ -38,7 +38,7 @@ class SynthesisStatus(JobStatus):
     """Share of the actors' time during which the device was busy; far below `busy["generate"]` if other processes use
     the device."""
     rejects: dict[str, int] = Field(default_factory=dict)
-    """Number of images rejected in this run by reason, with the most frequent reason first."""
+    """Number of images rejected in this run, keyed by reason, with the most frequent reason first."""
     actors: int = 0
     """Number of distinct actors that sent the last `2 * most` reports."""
     failed: int = 0

@@ -94,7 +94,7 @@ def _open(urls: Sequence[str]) -> list[MergeInput]:
             if (other_url := generated.setdefault(plan, url)) != url:
                 raise UserError(
                     f"{url} and {other_url} were generated from the same plan and contain the same images; "
-                    "generate one dataset with a different synthesis.seed"
+                    "regenerate one of them with a different synthesis.seed"
                 )
     return sources
 

@@ -23,7 +23,7 @@ from syncclip.workers.settings import ONE_ACTOR, Pool
 
 
 def absent(url: str, corrupt: Collection[int]) -> list[Problem]:
-    """Return a problem for each planned shard that is missing from the folder, except for `corrupt` shards."""
+    """Return one problem per planned shard that is missing from the folder, excluding `corrupt` shards."""
     plan = read_set(url)
     tars = {int(name[:-4]) for name in storage.sizes(url) if re.fullmatch(r"[0-9]{5,18}\.tar", name)}
     return [

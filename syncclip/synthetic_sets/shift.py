@@ -79,8 +79,8 @@ def centres(features: Floats, labels: Labels, classes: Labels) -> Floats:
 def frechet(first: Floats, second: Floats) -> float:
     """Return the Fréchet distance |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) between two samples, assuming normality.
 
-    The trace of the root is the sum of the singular values of C1^(1/2) C2^(1/2). Since the distance is biased upwards
-    for small samples, compare only samples of equal size.
+    The trace of the matrix square root is the sum of the singular values of C1^(1/2) C2^(1/2). Since the distance
+    is biased upwards for small samples, compare only samples of equal size.
     """
     scaled = [(cloud - cloud.mean(axis=0)) / np.sqrt(max(1, len(cloud) - 1)) for cloud in (first, second)]
     # The eigenvalues of C1 C2 are the squared singular values of X1 X2', where Ci = Xi' Xi.

@@ -91,7 +91,7 @@ class TrainingSettings(Settings):
     """Ray node labels required for training workers: a mapping from labels to values, or to "!value" to exclude a
     value. The default excludes spot nodes; {} allows any node. Synthesis ignores this setting."""
     max_failures: int = added(2, ge=0)
-    """Maximum number of restarts after a worker is lost; if this number is exceeded, the run fails."""
+    """Maximum number of restarts after losing a worker; if exceeded, the run fails."""
     accumulation_steps: int = added(1, ge=1)
     """Number of micro-batches into which each worker's batch is split to save memory. Activations are recomputed in the
     backward pass; the gradients are the same as for the whole batch."""
@@ -103,7 +103,7 @@ class TrainingSettings(Settings):
     """Number of shards in each synthetic dataset's sliding window, from which each step samples images; by default, all
     shards."""
     cache_images: int = Field(256 << 20, ge=0)
-    """Size of each worker's in-memory cache of decoded images, in bytes."""
+    """Maximum size of each worker's in-memory cache of decoded images, in bytes."""
     cache_bytes: int = added(4 << 30, ge=0)
     """Maximum size of the local cache of remote shards on each machine, in bytes."""
     cache_folder: str | None = added(None)

@@ -1,1 +1,1 @@
-"""Engine for jobs over shards: numbered tasks that a pool of Ray actors computes and commits one by one."""
+"""Engine for sharded jobs: numbered tasks that a pool of Ray actors computes and commits one by one."""

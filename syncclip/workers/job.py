@@ -1,4 +1,4 @@
-"""A job over shards: the worker that runs in each actor, and the driver loop that retries failed shards.
+"""Sharded jobs: the worker that runs in each actor, and the driver loop that retries failed shards.
 
 A shard is done once its marker is stored. A shard's bytes don't depend on the actor, the processing order or the
 attempt.

@@ -175,7 +175,8 @@ def test_a_recipe_of_ones_own_finds_no_code_in_a_downloaded_folder(
     own = downloaded.parent / "own.yaml"
     own.write_text(f"training: {{method: '{NAME}'}}\n")
     assert app.run(["train", str(own)]) == 2
-    assert "is a results folder (it contains run.json), which is only searched with --trust" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "is a results folder (it contains run.json), from which modules are only imported with --trust" in error
     assert not (downloaded.parent / "canary").exists()
 
 

@@ -136,8 +136,8 @@ def write_repeated(file: Path, rows: int, path: str) -> Path:
     ("rows", "text", "reason"),
     [
         (10_000, "a" * 1_000_000, "text in the table exceeds the limit of 33.6 MB"),
-        (2_000_000, "a.png", r"2,000,000 rows with .* in a file of .* kB exceed the limit"),
-        (1, "a" * 100_000_000, r"1 rows with 100.0 MB of data in a file of .* kB exceed the limit"),
+        (2_000_000, "a.png", r"2,000,000 rows \(.* uncompressed\) exceed the limit for a file of .* kB"),
+        (1, "a" * 100_000_000, r"1 rows \(100.0 MB uncompressed\) exceed the limit for a file of .* kB"),
     ],
     ids=["dictionary", "rows", "compression"],
 )

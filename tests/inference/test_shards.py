@@ -138,7 +138,7 @@ def test_tables_contain_the_predictions_of_the_model_and_are_resumed(run: str, t
             labels = model.classify(make_image(number % 6, IMAGES + number))
             assert row["classes"] == [label.name for label in labels]
             assert row["probabilities"] == pytest.approx([label.probability for label in labels], abs=1e-6)
-    with pytest.raises(UserError, match=f"00000{MARKER}: .* a different run or have different classes"):
+    with pytest.raises(UserError, match=f"00000{MARKER}: .* a different run, classes or settings"):
         classify_here(run, str(tars), classes=["blue car", "red car"])
 
 
@@ -255,7 +255,7 @@ def test_predictions_with_other_settings_are_reported(run: str, plain: Path) -> 
         (plain / name).write_bytes(first[name])
     (problem,) = problems(plain)
     assert f"b{MARKER} and " in problem and "were computed with different runs, classes or settings" in problem
-    with pytest.raises(UserError, match=f"b{MARKER}: .* a different run or have different classes"):
+    with pytest.raises(UserError, match=f"b{MARKER}: .* a different run, classes or settings"):
         classify_here(run, str(plain), top=3)
 
 

@@ -174,7 +174,7 @@ def test_an_unreadable_image_has_zeros(
 def test_a_folder_contains_the_files_of_one_teacher(run: str, other: str, tiny_set: str, tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     teach_here(run, tiny_set, out)
-    with pytest.raises(UserError, match=r"out/00000\.json: .* belong to a different run .*; choose a different"):
+    with pytest.raises(UserError, match=r"out/00000\.json: .* computed with a different run, .*; choose a different"):
         teach_here(other, tiny_set, out)
 
 
@@ -189,7 +189,7 @@ def test_a_damaged_or_missing_shard_is_an_error(run: str, tiny_set: str, tmp_pat
     data = bytearray((url / "00001.tar").read_bytes())
     data[3000] ^= 1
     (url / "00001.tar").write_bytes(data)
-    with pytest.raises(UserError, match=r"00001\.tar could not be .*bytes do not match"):
+    with pytest.raises(UserError, match=r"00001\.tar could not be .*does not match its commit marker"):
         teach_here(run, str(url), str(tmp_path / "out"))
     (url / "00001.tar").unlink()
     with pytest.raises(UserError, match="1 of 2 shards are missing"):

@@ -228,7 +228,7 @@ def test_shipped_recipes_cause_no_warnings(name: str) -> None:
 )
 def test_untrained_test_domains_are_errors(key: str, data: str, domain: str, choice: str) -> None:
     value = [domain] if key.startswith("evaluation") else domain
-    trained = rf"'syncclip' on '{data}' does not train prompts for '{domain}'; {choice}"
+    trained = rf"'syncclip' trained on '{data}' has no '{domain}' prompts; {choice}"
     with pytest.raises(UserError, match=rf"{re.escape(key)}: {trained}$"):
         Recipe.load("icons", [f"training.data={data}"]).with_values({key: value})
     assert Recipe.load("icons").with_values({key: value})

@@ -68,6 +68,6 @@ def test_missing_search_space_is_an_error() -> None:
 
 
 def test_search_requires_novel_classes(recipe: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="has none of novel classes"):
+    with pytest.raises(UserError, match="has none for its novel classes"):
         tune(recipe.with_values({"dataset.base": "all"}), str(tmp_path))
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-// Feature maps of both domains before and after training, cost of the study, and training losses.
+// 2-D feature projections of both domains before and after training, cost of the study, and training losses.
 
 figure("map", (part) => {
   const stages = payload.map.stages;

@@ -1,8 +1,7 @@
 """Bootstrap confidence intervals of metrics and of paired differences between configurations.
 
 Training seeds and test data are both resampled. The resampled unit of the test data is an image, a class with all of
-its images, or a dataset. All configurations share the resamples, so common variation cancels in
-differences.
+its images, or a dataset. All configurations share the resamples, so common variation cancels out in differences.
 """
 
 from __future__ import annotations
@@ -204,7 +203,7 @@ class Differences:
         return interval(self.estimates.mean(), self.resamples.mean(axis=0), confidence_level)
 
     def simultaneous(self, confidence_level: float = 0.95) -> list[Interval]:
-        """Return intervals that contain the true differences at all numbers of images with the given probability.
+        """Return simultaneous confidence intervals of the differences at all numbers of images.
 
         Each interval extends on both sides by the same multiple of its standard error: the quantile of the largest
         absolute standardised deviation in each resample (max-|t|). For a single number of images, the percentile
@@ -223,7 +222,7 @@ class Differences:
 
 
 def differences(pairs: Sequence[tuple[Resampled, Resampled]]) -> Mapping[str, Differences]:
-    """Subtract configurations at several numbers of images, each pair with the same seeds and resamples."""
+    """Return the differences at several numbers of images; both members of a pair share seeds and resamples."""
     return {
         name: Differences(
             np.array([(first[name][0] - second[name][0]).mean() for first, second in pairs]),

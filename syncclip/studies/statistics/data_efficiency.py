@@ -36,7 +36,7 @@ class Exchange:
 
 @dataclass(frozen=True)
 class GapClosed:
-    """Share of the gap closed by synthetic images, from real images of base classes only to real images of all classes.
+    """Gap between real images of base classes and of all classes, and the share closed by synthetic images.
 
     Attributes:
         gap: difference between the two configurations without synthetic images, in points.

@@ -1,4 +1,4 @@
-"""Metrics of runs, based on correct and wrong predictions for all test images or for resamples of one split."""
+"""Metrics of runs, computed from correct and wrong predictions on all test images or on resamples of one split."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RESAMPLES_PER_BATCH = 256
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Correct and wrong predictions of a configuration's S runs for a dataset's P test images.
+    """Correctness of the predictions of a configuration's S runs for a dataset's P test images.
 
     Attributes:
         within_split: (S, P) bool, whether the prediction among the classes of the image's split is correct.

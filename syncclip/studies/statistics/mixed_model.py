@@ -2,7 +2,8 @@
 
 The variances of u (between datasets) and e (within a dataset, including sampling error) are estimated by restricted
 maximum likelihood (REML). A prediction interval applies to the value measured on a new dataset, so it accounts for both
-variances and the uncertainty of a and b. Its width is calibrated by leaving out each dataset in turn.
+variances and the uncertainty of a and b. Its width is calibrated by leave-one-dataset-out
+cross-validation.
 
 Source: Laird and Ware 1982, Biometrics 38, equations 3.1 to 3.5, with a random intercept.
 """
@@ -45,7 +46,7 @@ class MixedModel:
     widen: float = 1.0
 
     def predict(self, x: float, level: float = 0.95) -> Interval:
-        """Predict the value that is measured at x on a new dataset, with its prediction interval.
+        """Predict the measured value at x on a new dataset, with a prediction interval.
 
         The interval uses Student's t-distribution with `datasets` - 1 degrees of freedom.
         """
@@ -112,7 +113,7 @@ def _fit(x: Floats, y: Floats, ids: npt.NDArray[np.int64]) -> MixedModel:
 
 
 def student(level: float, freedom: int, steps: int = 10_000) -> float:
-    """Return t such that a t-distributed variable (`freedom` degrees of freedom) is in ±t with probability `level`.
+    """Return t such that a t-distributed variable (`freedom` degrees of freedom) is within ±t with probability `level`.
 
     With t = sqrt(freedom) tan(angle), the density is proportional to cos(angle)^(freedom - 1).
     """

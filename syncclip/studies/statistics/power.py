@@ -70,7 +70,7 @@ synthetic images per class; a test recomputes these values from the published pr
 def deviations(configuration: Sequence[Sequence[Outcomes]], baseline: Sequence[Outcomes]) -> Deviations:
     """Estimate the standard deviations of a difference in `all_classes_novel` by the method of moments.
 
-    The variance between class means is reduced by the variance due to their images.
+    The variance between classes is the variance of the class means minus their sampling variance over images.
 
     Args:
         configuration: outcomes at each of A numbers of images, on each of D datasets, over which they are averaged.

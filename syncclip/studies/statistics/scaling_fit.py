@@ -22,8 +22,8 @@ SLOWEST, FASTEST = 0.05, 3.0
 MIN_AMOUNTS, MIN_SEEDS = 4, 2
 """Minimum numbers of points and of seeds for a power law, whose three parameters fit any three points exactly."""
 ENOUGH_SEEN = 0.95
-"""Minimum fraction of their synthetic images that the runs with the most images must have used for the fit to be
-extrapolated."""
+"""Minimum fraction of the synthetic images that the runs with the largest number of images must have used; below it,
+the fit is not extrapolated."""
 
 Verdict = Literal["falls", "flat", "rises", "too few points", "too few classes"]
 

@@ -63,7 +63,7 @@ class FrozenClip:
         return torch.cat([self._encode(self.prompts[start : start + PROMPT_BATCH]) for start in starts])
 
     def sentences(self, texts: Sequence[str]) -> torch.Tensor:
-        """Return prompt features (N, D), encoded individually, since batching affects the least significant bits."""
+        """Encode prompts one at a time, since batching affects the least significant bits; return features (N, D)."""
         import torch
 
         for text in texts:

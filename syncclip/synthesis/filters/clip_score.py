@@ -54,12 +54,12 @@ class ClipScore(_ClipFilter):
 
 
 class ClipMarginSettings(Settings):
-    """Reject images whose CLIP similarity to their own class prompt doesn't exceed that to every other by a minimum
-    margin."""
+    """Reject images whose CLIP similarity to their own class prompt doesn't exceed the similarity to every other class
+    prompt by a minimum margin."""
 
     name: Literal["clip_margin"] = "clip_margin"
-    """Reject images whose CLIP similarity to their own class prompt doesn't exceed that to every other by a minimum
-    margin."""
+    """Reject images whose CLIP similarity to their own class prompt doesn't exceed the similarity to every other class
+    prompt by a minimum margin."""
     backbone: BackboneSettings | None = None
     """CLIP model for scoring; default: the recipe's backbone."""
     minimum: float = Field(0.0, ge=-2, le=2)

@@ -67,7 +67,7 @@ class Endpoint:
         self.fingerprint = self.check()
 
     def check(self) -> str:
-        """Return the fingerprint (16 hex digits) of the served model; raise a UserError if it differs from the plan."""
+        """Return the fingerprint (16 hex digits) of the served model; raise a UserError if it is not as planned."""
         name, url = self.settings.model, self.settings.pipeline
         models = self._call("/models", lambda data: {row["id"]: [row.get(key) for key in IDENTITY] for row in data})
         fingerprint = hashlib.sha256(json.dumps([name, models.get(name)]).encode()).hexdigest()[:16]

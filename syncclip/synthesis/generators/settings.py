@@ -90,7 +90,7 @@ class GeneratorSettings(Settings):
     vae: str | None = added(None)
     """Replacement for the pipeline's autoencoder: a folder, or a hub name such as `madebyollin/sdxl-vae-fp16-fix`."""
     guide: GuideSettings | None = added(None)
-    """Real guidance, which starts from a class's few-shot images, if any; default: generate from text alone."""
+    """Real guidance: start from the class's few-shot images, if it has any. Default: generate from text alone."""
     attention: Literal["sdpa", "xformers", "flash", "sage"] = added("sdpa")
     """diffusers attention backend; all except `sdpa` (PyTorch) require an additional package and a GPU."""
     compile: bool = added(
@@ -120,7 +120,7 @@ class GeneratorSettings(Settings):
     @classmethod
     def _check_batch_size(cls, size: Any) -> Any:
         if size != "auto" and not (isinstance(size, int) and size >= 1):
-            raise ValueError(f"{size!r} is not allowed; use a whole number of at least 1, or 'auto'")
+            raise ValueError(f"{size!r} is not a valid batch size; use a positive integer, or 'auto'")
         return size
 
     @model_validator(mode="after")

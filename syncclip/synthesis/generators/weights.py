@@ -56,8 +56,8 @@ def locate(settings: GeneratorSettings, fingerprint: str = "") -> Located:
     """Locate a pipeline's weights in a folder, in the local Hugging Face cache or on the hub.
 
     Args:
-        fingerprint: fingerprint of the planned weights, from an earlier call. Local weights must match the fingerprint,
-            and hub commits are taken from it.
+        fingerprint: fingerprint of the planned weights, from an earlier call. Local weights must match the fingerprint;
+            for weights on the hub, it determines the commit.
 
     Raises:
         UserError: the weights don't exist or differ from the planned weights, or the hub is unreachable.
@@ -177,7 +177,7 @@ def commit_on_hub(name: str, revision: str | None, file: str, label: str) -> str
 
     Raise a UserError whose message starts with `label` if the repository doesn't exist or the hub is unreachable. A
     name that starts with an existing folder also raises an error, unless `revision` is a commit: the name is probably a
-    mistyped path, and a stranger's weights would be loaded.
+    mistyped path, and downloading it from the hub could load a stranger's weights.
     """
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError

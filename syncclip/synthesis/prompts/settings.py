@@ -31,7 +31,8 @@ class PromptSettings(Settings):
     strategies: tuple[StrategySettings, ...] = added(())
     """Prompt strategies, which are mixed in proportion to their weights and replace `templates`."""
     classes: dict[str, Sentences] = added({})
-    """Sentences by class name, replacing all other prompts of these classes; `{}` stands for the class name."""
+    """Sentence templates with `{}` for the class name, keyed by class name; they replace all other prompts of these
+    classes."""
 
     @model_validator(mode="after")
     def _check_consistency(self) -> PromptSettings:
@@ -160,7 +161,7 @@ class PromptCoverage(NamedTuple):
     fewest: int
     """Minimum number of distinct prompts per class."""
     by_strategy: dict[str, int]
-    """Number of images by strategy."""
+    """Number of images, keyed by strategy."""
 
 
 def samples(settings: PromptSettings, template: str, classname: str, images: int, count: int) -> list[str]:

@@ -46,7 +46,8 @@ class OwnStrategy(Strategy):
     file: str | None = None
     """Path or URL of a file with the sentences; plans contain the sentences instead of the path."""
     sentences: dict[str, Sentences] = Field(default_factory=dict)
-    """Sentences by class name; `{}` stands for the class name, and `{a}` for the class name with its article."""
+    """Sentence templates, keyed by class name, with `{}` for the class name or `{a}` for the class name with its
+    article."""
 
     def of(self, classname: str, template: str) -> Sequence[str]:  # noqa: ARG002
         """Return the sentences of a class."""

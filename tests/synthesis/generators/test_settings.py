@@ -12,8 +12,8 @@ from syncclip.synthesis.generators.settings import GeneratorSettings
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"batch_size": 0}, "batch_size: 0 is not allowed; use a whole number of at least 1, or 'auto'"),
-        ({"batch_size": "many"}, "batch_size: 'many' is not allowed"),
+        ({"batch_size": 0}, "batch_size: 0 is not a valid batch size; use a positive integer, or 'auto'"),
+        ({"batch_size": "many"}, "batch_size: 'many' is not a valid batch size"),
         ({"attention": "auto"}, "attention: 'auto' is not allowed; it must be 'sdpa'"),
         ({"height": 512, "width": 512}, "generates images of 64 x 64 pixels, not 512"),
         ({"height": 100}, "height: 100 is not allowed .*multiple of 8"),
