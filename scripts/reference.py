@@ -22,7 +22,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 KEYS = """\
 # Configuration reference
 
-A recipe is a YAML file; settings that it omits have the defaults below. The package contains several recipes.
+A recipe is a YAML file; omitted settings have the defaults below. The package contains several recipes.
 
 ```bash
 syncclip recipe ls                           # list the shipped recipes

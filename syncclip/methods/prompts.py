@@ -50,7 +50,7 @@ def context_tokens(
     """Return the prompts of all classes, with slots for context vectors.
 
     Raises:
-        TextTooLongError: a prompt with its slots exceeds the context length of the CLIP model.
+        TextTooLongError: a prompt, including its slots, exceeds the context length of the CLIP model.
     """
     n = settings.text_tokens
     if n is None and not settings.initial_words:

@@ -101,7 +101,7 @@ def results_owner(folder: RunFolder, transfer: str | None = None) -> str:
 
 
 def results_of(recipe: Recipe, folder: RunFolder, transfer: str | None = None) -> dict[str, Any] | None:
-    """Read a run's results on its own or a transfer dataset; return None if they are missing or outdated."""
+    """Read a run's results on its training or a transfer dataset; return None if they are missing or outdated."""
     url = folder.url if transfer is None else transfer_url(folder.url, transfer)
     return _current_results(recipe, url, results_owner(folder, transfer))
 

@@ -168,7 +168,7 @@ def name_in_map(dataset: DatasetSettings) -> str:
 
 
 def measure(recipe: Recipe) -> Assessment:
-    """Measure name knowledge and the most similar classes, without predictions; see `assess` for errors."""
+    """Measure name knowledge and find the most similar classes, without predictions; see `assess` for errors."""
     parts = untrained_parts(recipe)
     dataset = parts.dataset
     if len(dataset.base) < 2:

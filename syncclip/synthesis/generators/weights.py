@@ -196,7 +196,7 @@ def commit_on_hub(name: str, revision: str | None, file: str, label: str) -> str
         pass  # not cached
     missing = f"{label} is neither a folder nor in the local Hugging Face cache, and"
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
-        raise UserError(f"{missing} HF_HUB_OFFLINE forbids access to the hub; correct the name, or unset the variable")
+        raise UserError(f"{missing} HF_HUB_OFFLINE is set; correct the name, or unset the variable")
     try:
         return huggingface_hub.HfApi().model_info(name, revision=revision, timeout=HUB_TIMEOUT_SECONDS).sha or ""
     except huggingface_hub.errors.HfHubHTTPError as error:
