@@ -188,7 +188,7 @@ def test_upper_bound_requires_real_images_of_novel_classes(suite_world: Path) ->
 @pytest.mark.parametrize(
     ("value", "error"),
     [
-        ("evaluation.test_domains=[both]", "set test_domains of a configuration"),
+        ("evaluation.test_domains=[both]", "set test_domains for each configuration"),
         (
             "study.configurations=[{method: syncclip, overrides: {evaluation.test_domains: [both]}}]",
             "set the configuration's test_domains instead",
