@@ -116,7 +116,8 @@ def run_here(recipe: Recipe, out: str | None = None, cache: ModelCache | None = 
     """Train and evaluate in this process without Ray.
 
     The results are bitwise identical to those of `train` with one worker. Use this function for many short runs, each
-    in its own Ray task. After a crash, repeat the call to resume.
+    in its own Ray task. After a crash, repeat the call to resume. If a loader process is lost, training restarts from
+    the newest checkpoint, up to `training.max_failures` times.
 
     Args:
         cache: data and models loaded by previous runs in this process.
@@ -127,12 +128,20 @@ def run_here(recipe: Recipe, out: str | None = None, cache: ModelCache | None = 
 def run_resolved(recipe: Recipe, folder: RunFolder, cache: ModelCache | None = None) -> Run:
     """Train and evaluate a run resolved by `resolve_run`; see `run_here`."""
     from syncclip.runs.build import ModelCache, build_job
+    from syncclip.stream.loader import LostLoaderError
     from syncclip.training import loop
 
     cache = cache or ModelCache()
     with _locked(recipe, folder) as lock:
-        if not folder.finished(folder.open()):
-            loop.run(build_job(recipe, folder, cache=cache))
+        unfinished, failures = not folder.finished(folder.open()), 0
+        while unfinished:
+            try:
+                loop.run(build_job(recipe, folder, cache=cache))
+                unfinished = False
+            except LostLoaderError:  # noqa: PERF203
+                failures += 1
+                if failures > recipe.training.max_failures:
+                    raise
         run = _evaluated(recipe, folder, cache)
         if lock is not None:
             storage.write_contents(folder.url, folder.owner)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +22,8 @@ from syncclip.evaluation.predict import Predictions
 from syncclip.methods import METHODS
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs import build
+from syncclip.stream.loader import LostLoaderError
+from syncclip.stream.mixed import Batch, MixedStream
 from syncclip.synthesis.filters import build_filters
 from syncclip.synthesis.plan import agreed_plan, read_plan, write_plan
 from syncclip.synthesis.status import read_status
@@ -26,6 +31,7 @@ from syncclip.synthetic_sets import prepare
 from syncclip.synthetic_sets.prepare import with_assets
 from tests.conftest import TinyWorld
 from tests.test_ray_jobs import files
+from tests.training import fakes
 from tests.worlds.dataset import folder_of_folders
 from tests.worlds.literature import ADVERSARIAL, RENDITION, Miniatures
 
@@ -123,6 +129,31 @@ def test_every_method_trains_and_is_evaluated(
     run = jobs.run_here(load(tiny, tiny_set, *values), str(tmp_path))
     assert all(0 <= run.results[key] <= 100 for key in ("base", "novel", "all_classes_accuracy"))
     assert jobs.evaluate(run.url) == run
+
+
+@pytest.mark.fault
+def test_training_without_ray_restarts_after_losing_a_loader_process(
+    tiny: TinyWorld, tiny_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load(tiny, tiny_set, "training.checkpoint_every=1")
+    jobs.run_here(recipe, str(tmp_path / "unbroken"))
+    dies = tmp_path / "dies"
+    prepare = MixedStream.batch
+
+    def abort(self: MixedStream, epoch: int, step: int) -> Batch:
+        if multiprocessing.parent_process() is not None and step == 1 and dies.exists():
+            dies.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return prepare(self, epoch, step)
+
+    monkeypatch.setattr(MixedStream, "batch", abort)
+    with_process = recipe.with_values({"training.loader_processes": 1})
+    dies.touch()
+    jobs.run_here(with_process, str(tmp_path / "restarted"))
+    assert not dies.exists() and fakes.bits(tmp_path / "restarted") == fakes.bits(tmp_path / "unbroken")
+    dies.touch()
+    with pytest.raises(LostLoaderError, match="exited unexpectedly"):
+        jobs.run_here(with_process.with_values({"training.max_failures": 0}), str(tmp_path / "lost"))
 
 
 def test_a_run_in_the_folder_of_its_set_keeps_the_shards(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:

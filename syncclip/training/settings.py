@@ -91,7 +91,7 @@ class TrainingSettings(Settings):
     """Ray node labels required for training workers: a mapping from labels to values, or to "!value" to exclude a
     value. The default excludes spot nodes; {} allows any node. Synthesis ignores this setting."""
     max_failures: int = added(2, ge=0)
-    """Maximum number of restarts after losing a worker; if exceeded, the run fails."""
+    """Maximum number of restarts after losing a worker or a loader process; if exceeded, the run fails."""
     accumulation_steps: int = added(1, ge=1)
     """Number of micro-batches into which each worker's batch is split to save memory. Activations are recomputed in the
     backward pass; the gradients are the same as for the whole batch."""
