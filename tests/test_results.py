@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -338,6 +339,37 @@ def test_the_page_of_the_map_shows_the_searches() -> None:
         assert row["HM (all), %"] == f"{best:.1f}"
         assert (row["combinations"], row["worst"]) == (str(len(scores)), f"{min(scores):.1f}")
     assert not trials
+
+
+HYPOTHESES = {
+    "SYNC-CLIP over real images alone": ("syncclip-both", "ivlp-real"),
+    "shared prompts over the naive mix": ("syncclip-shared", "ivlp-both"),
+    "prompts of both domains over real-domain prompts": ("syncclip-both@both", "syncclip-both"),
+    "class means over SYNC-CLIP": ("classmeans-both", "syncclip-both"),
+    "class means over SYNC-CLIP with class vectors": ("classmeans-both", "syncclip-vectors"),
+    "class means over zero-shot CLIP": ("classmeans-both", "zeroshot"),
+}
+"""Row label in the page of the map -> configuration and baseline."""
+
+
+def test_the_page_of_the_map_shows_the_gains_of_the_hypotheses() -> None:
+    levels = {}
+    for folder in sorted((STUDY / "map").glob("names-*")):
+        study = predictions.recompute(str(folder))
+        assert not study.differ
+        levels[folder.name] = study.comparisons
+    rows = rows_of("docs/results/map/README.md", "gain in HM (all)")
+    for row in rows:
+        configuration, baseline = HYPOTHESES[row["gain in HM (all)"]]
+        gains = {
+            pair.images_per_class: interval(pair.estimate, pair.low, pair.high)
+            for pair in levels[row["level"].strip("`")]
+            if (pair.configuration, pair.baseline, pair.unit) == (configuration, baseline, "classes")
+            and pair.metric == "all_classes_hm"
+        }
+        assert row["mean over numbers of images"] == gains[None]
+        assert row["largest number of images"] == gains[max(amount for amount in gains if amount is not None)]
+    assert {(row["gain in HM (all)"], row["level"].strip("`")) for row in rows} == set(product(HYPOTHESES, levels))
 
 
 AMOUNTS = (1, 2, 4, 8, 16, 32, 64)
