@@ -25,9 +25,9 @@ from torch.utils.checkpoint import checkpoint
 from syncclip.clip.backbone import Backbone
 from syncclip.clip.blocks import Prompts, attend, autocast, check_prompts, float32, place, spread
 from syncclip.clip.inserted import Inserted
+from syncclip.clip.length_buckets import in_groups, of_like_length
 from syncclip.clip.parts import Parts, for_blocks, learned
 from syncclip.clip.prompt_text import prompt_texts, readable_name
-from syncclip.clip.text_batches import in_groups, of_like_length
 from syncclip.clip.text_tower import TextTower, no_text_prompts, text_tower
 from syncclip.clip.tokens import (
     WORD_TOKENS,

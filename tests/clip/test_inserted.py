@@ -11,8 +11,8 @@ from torch import Tensor
 
 from syncclip.clip.backbone import Backbone
 from syncclip.clip.inserted import Inserted, check_towers
+from syncclip.clip.length_buckets import of_like_length
 from syncclip.clip.prompted import PromptedClip
-from syncclip.clip.text_batches import of_like_length
 from syncclip.core.settings import UserError
 
 BLOCKS = [(0,), (2,), (0, 1, 2), (1, 2), (0, 2)]

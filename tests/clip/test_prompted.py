@@ -8,8 +8,8 @@ from torch import Tensor
 
 from syncclip.clip import prompted
 from syncclip.clip.blocks import Prompts
+from syncclip.clip.length_buckets import of_like_length
 from syncclip.clip.prompted import PromptedClip
-from syncclip.clip.text_batches import of_like_length
 from syncclip.core.settings import Position, UserError
 
 NAMES = ["cat", "golden_retriever", "blue car"]

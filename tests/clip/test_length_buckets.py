@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncclip.clip.text_batches import SMALL_GROUP, of_like_length
+from syncclip.clip.length_buckets import SMALL_GROUP, of_like_length
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=200))
