@@ -99,8 +99,8 @@ def conclusion(pair: Difference, tested: NovelClasses) -> str:
     """Judge a difference on novel classes by its confidence interval.
 
     The detectable difference follows from the standard error, i.e. the interval's half-width divided by the quantile
-    of Student's t-distribution. Its degrees of freedom are the number of novel classes minus one, summed over
-    datasets.
+    of Student's t-distribution. Each dataset contributes n - 1 degrees of freedom, where n is its number of novel
+    classes.
     """
     if pair.kind != "unsure":
         return f"significant {pair.kind}"

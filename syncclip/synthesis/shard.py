@@ -200,7 +200,7 @@ class _Batch(NamedTuple):
 def _prefetched(
     generator: AnyGenerator, references: ReferenceImages | None, batches: Sequence[Sequence[Entry]], clock: Clock
 ) -> Iterator[_Batch]:
-    """Yield batches in order; submit each batch before yielding the previous one, and the first one immediately."""
+    """Yield batches in order; the first is submitted immediately, and each other before its predecessor is yielded."""
 
     def start(entries: Sequence[Entry]) -> Callable[[], list[Image.Image]]:
         computed = generator.computed
