@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, normalize
 
 from syncclip.clip.parts import BlockPart, Matrix
-from syncclip.clip.prompt_text import fill, readable_name
+from syncclip.clip.prompt_text import fill
+from syncclip.core.text import readable_name
 from syncclip.methods import Method, MethodSettings, Optimisation
 
 

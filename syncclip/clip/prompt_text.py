@@ -1,15 +1,11 @@
-"""Class names in prompts: templates, English articles, and word splitting as in CLIP's tokenizers."""
+"""Class names in prompts: templates and English articles."""
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Iterable, Sequence
 
-import regex
-
-from syncclip.core.text import ARTICLE
-from syncclip.embedded import CLIP_WORD
+from syncclip.core.text import ARTICLE, readable_name
 
 _VOWEL = re.compile(
     r"(?!eu|ewe|one\b|once|u(bi|fo|k[eu]|ni(?![nm])|ra|re|s[aeu]|t[eio]))[aeiou]|hour|hono|honest|heir|8|1[18](?!\d)"
@@ -17,11 +13,6 @@ _VOWEL = re.compile(
 """Regular expression for lower-case words that begin with a vowel sound."""
 _SPELLED = re.compile(r"([A-Z]{1,3}|[B-DF-HJ-NP-TV-Z]+)(?![A-Za-z])")
 """Regular expression for words that are pronounced letter by letter, such as "F-16"."""
-
-
-def readable_name(classname: str) -> str:
-    """Return a class name with underscores and whitespace replaced by single spaces."""
-    return " ".join(classname.replace("_", " ").split())
 
 
 def fill(template: str, classnames: Iterable[str]) -> list[str]:
@@ -53,19 +44,3 @@ def prompt_texts(classnames: Sequence[str], phrase: str, n: int) -> list[str]:
 def too_long(sentence: str, context: int) -> str:
     """Return the error message for a text with more than `context` tokens."""
     return f"the text '{sentence}' exceeds the CLIP context length of {context} tokens"
-
-
-def clip_words(classname: str) -> str:
-    """Split a class name into words as CLIP's tokenizers do; identical words produce identical tokens.
-
-    Because the tokenizers drop spaces and split off digits, "MD80" and "MD 80" produce the same tokens.
-
-    Source: `basic_clean`, `_clean_lower` and `pat` of open_clip's tokenizer.
-    """
-    if classname.isascii():
-        text = html.unescape(html.unescape(classname))
-    else:
-        from open_clip.tokenizer import basic_clean  # slow to import
-
-        text = basic_clean(classname)
-    return " ".join(regex.findall(CLIP_WORD, readable_name(text).lower()))

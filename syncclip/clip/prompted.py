@@ -27,7 +27,7 @@ from syncclip.clip.blocks import Prompts, attend, autocast, check_prompts, float
 from syncclip.clip.inserted import Inserted
 from syncclip.clip.length_buckets import in_groups, of_like_length
 from syncclip.clip.parts import Parts, for_blocks, learned
-from syncclip.clip.prompt_text import prompt_texts, readable_name
+from syncclip.clip.prompt_text import prompt_texts
 from syncclip.clip.text_tower import TextTower, no_text_prompts, text_tower
 from syncclip.clip.tokens import (
     WORD_TOKENS,
@@ -40,6 +40,7 @@ from syncclip.clip.tokens import (
 )
 from syncclip.clip.vision_tower import VisionTower, no_vision_prompts, vision_tower
 from syncclip.core.settings import Position
+from syncclip.core.text import readable_name
 
 
 class PromptedClip(nn.Module):

@@ -125,6 +125,11 @@ def signed(*values: float) -> str:
     return " to ".join(f"{value:+.1f}".replace("-", "−") if value else "0.0" for value in rounded)
 
 
+def readable_name(classname: str) -> str:
+    """Return a class name with underscores and whitespace replaced by single spaces."""
+    return " ".join(classname.replace("_", " ").split())
+
+
 def coverage(level: float) -> str:
     """Format a confidence level as a percentage with a non-breaking space: 0.95 -> "95 %"."""
     return f"{100 * level:g}\u00a0%"

@@ -10,10 +10,9 @@ from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from syncclip.clip.prompt_text import readable_name
 from syncclip.core.formats import parse_json
 from syncclip.core.settings import UserError
-from syncclip.core.text import cut, few
+from syncclip.core.text import cut, few, readable_name
 from syncclip.datasets.catalog import INSTRUCTIONS, CatalogEntry
 from syncclip.datasets.dataset import SPLITS, Dataset, Split
 from syncclip.datasets.folders import FolderSet, folders_in, images_in, require_files, text_lines

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import html
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+import regex
 from pydantic import BaseModel, Field
 
 from syncclip import embedded, storage
-from syncclip.clip.prompt_text import clip_words, readable_name
 from syncclip.core.settings import UserError
-from syncclip.core.text import nearest
+from syncclip.core.text import nearest, readable_name
 from syncclip.datasets.catalog import DATASETS
 from syncclip.datasets.dataset import TEMPLATE, Dataset, DatasetSettings, Split, with_base
 from syncclip.datasets.folders import FolderSet, folders_in, load_folder, require_files
@@ -175,6 +176,22 @@ def _check_names(dataset: Dataset, may_repeat: bool) -> None:
             f"dataset {dataset.name!r}: classes {other} and {label} {names}, so CLIP gets the same prompt for "
             "both classes; rename or merge the classes, or set dataset.classnames."
         )
+
+
+def clip_words(classname: str) -> str:
+    """Split a class name into words as CLIP's tokenizers do; identical words produce identical tokens.
+
+    Because the tokenizers drop spaces and split off digits, "MD80" and "MD 80" produce the same tokens.
+
+    Source: `basic_clean`, `_clean_lower` and `pat` of open_clip's tokenizer.
+    """
+    if classname.isascii():
+        text = html.unescape(html.unescape(classname))
+    else:
+        from open_clip.tokenizer import basic_clean  # slow to import
+
+        text = basic_clean(classname)
+    return " ".join(regex.findall(embedded.CLIP_WORD, readable_name(text).lower()))
 
 
 def _not_found(settings: DatasetSettings, url: str) -> str:

@@ -14,11 +14,12 @@ from tokenizers import AddedToken
 from torch import Tensor, nn
 
 from syncclip.clip.backbone import CONFIG, Backbone, BackboneSettings, load_backbone
-from syncclip.clip.prompt_text import readable_name, with_article
+from syncclip.clip.prompt_text import with_article
 from syncclip.clip.text_tower import text_tower
 from syncclip.clip.tokens import PromptTokens
 from syncclip.clip.vision_tower import PlainVision, vision_tower
 from syncclip.core.settings import UserError
+from syncclip.core.text import readable_name
 from syncclip.methods import Method
 
 OPEN_CLIP, TRANSFORMERS, ZERO_SHOT = "open_clip_model.safetensors", "model.safetensors", "zero_shot.json"

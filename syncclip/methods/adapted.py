@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from syncclip.clip.parts import BlockPart
-from syncclip.clip.prompt_text import fill, readable_name
+from syncclip.clip.prompt_text import fill
 from syncclip.clip.prompted import PromptedClip
+from syncclip.core.text import readable_name
 from syncclip.methods.base import Method
 from syncclip.methods.settings import MethodSettings
 

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from syncclip.clip.prompt_text import fill, readable_name
+from syncclip.clip.prompt_text import fill
 from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.tokens import TextTooLongError
 from syncclip.core.settings import Template
+from syncclip.core.text import readable_name
 
 
 class FrozenTexts(nn.Module):

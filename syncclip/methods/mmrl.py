@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 
 from syncclip.clip.inserted import Inserted, check_towers
-from syncclip.clip.prompt_text import fill, readable_name
+from syncclip.clip.prompt_text import fill
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
+from syncclip.core.text import readable_name
 from syncclip.methods.base import Method, TrainingBatch
 from syncclip.methods.frozen import FrozenTexts
 from syncclip.methods.prompts import INITIAL_STD

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from syncclip.clip.prompt_text import readable_name
 from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.tokens import PromptTokens
 from syncclip.core.settings import Position, UserError
+from syncclip.core.text import readable_name
 from syncclip.methods.settings import ContextSettings
 
 INITIAL_STD = 0.02

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from syncclip.clip.prompt_text import fill, readable_name
+from syncclip.clip.prompt_text import fill
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
-from syncclip.core.text import ARTICLE, counted
+from syncclip.core.text import ARTICLE, counted, readable_name
 from syncclip.methods.base import Method, TrainingBatch
 from syncclip.methods.frozen import FrozenTexts
 from syncclip.methods.kgcoop import knowledge_terms

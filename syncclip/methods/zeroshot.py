@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from syncclip.clip.prompt_text import fill, readable_name
+from syncclip.clip.prompt_text import fill
 from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.tokens import PromptTokens
+from syncclip.core.text import readable_name
 from syncclip.methods.base import Method
 from syncclip.methods.settings import ZeroShotSettings
 

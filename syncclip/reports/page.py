@@ -24,8 +24,7 @@ from syncclip.reports.images import image_strips, reject_strips
 from syncclip.reports.inputs import Inputs, read_inputs
 from syncclip.reports.table import PageTable, costs, datasets_table, quality_table, runs_table, terminal_table
 from syncclip.reports.verdict import Verdict, verdict_on
-from syncclip.studies.levels_state import find_levels
-from syncclip.studies.outputs import CellState
+from syncclip.studies.outputs import LEVELS, CellState
 
 SCRIPTS = ("core.js", "save.js", "curve.js", "bars.js", "classes.js", "spread.js", "page.js")
 """Scripts in execution order; later scripts depend on earlier ones."""
@@ -80,8 +79,9 @@ def write_report(folder: str) -> StudyReport:
     Raises:
         UserError: the folder contains no study, run or synthetic dataset, or is not writable.
     """
-    if (parent := find_levels(folder)) is not None:
-        return _write_map(parent)
+    for url in (folder, storage.join(folder, "study")):
+        if storage.exists(storage.join(url, LEVELS)):
+            return _write_map(url)
     inputs = read_inputs(folder)
     numbers = Numbers() if inputs.kind == "set" else gather_numbers(inputs)
     url = storage.join(inputs.url, "report.html")

@@ -33,8 +33,3 @@ class LevelsState(Settings):
 def read_state(url: str) -> LevelsState | None:
     """Read levels.json; return None if the folder is not the parent folder of levels."""
     return storage.read_document(storage.join(url, LEVELS), LevelsState, "run the study again")
-
-
-def find_levels(folder: str) -> str | None:
-    """Return the folder of a study with several pretrained tags: `folder` or its subfolder `study`; None if neither."""
-    return next((url for url in (folder, storage.join(folder, "study")) if read_state(url) is not None), None)

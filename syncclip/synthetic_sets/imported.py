@@ -17,11 +17,10 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from syncclip import storage
-from syncclip.clip.prompt_text import readable_name
 from syncclip.core.balance import ranks
 from syncclip.core.secrets import without_secrets
 from syncclip.core.settings import MANY, Settings, ShortText, UserError, added
-from syncclip.core.text import few
+from syncclip.core.text import few, readable_name
 from syncclip.datasets.dataset import Dataset
 from syncclip.datasets.folders import FolderSet, require_files
 from syncclip.datasets.layouts import split_entries

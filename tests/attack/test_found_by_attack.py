@@ -13,10 +13,9 @@ from PIL import Image
 
 from syncclip import storage
 from syncclip.cli import app
-from syncclip.clip.prompt_text import clip_words
 from syncclip.core.settings import UserError
 from syncclip.datasets import DatasetSettings, load_dataset
-from syncclip.datasets.loading import read_dataset
+from syncclip.datasets.loading import clip_words, read_dataset
 from syncclip.datasets.packed import pack
 from syncclip.storage.checksums import with_checksum
 from syncclip.storage.cleanup import part_of

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from syncclip.clip.prompt_text import fill, filled, readable_name, with_article
-
-
-def test_readable_names_have_single_spaces() -> None:
-    assert [readable_name(name) for name in ("hot_dog", "hot__dog", " hot dog_")] == ["hot dog"] * 3
+from syncclip.clip.prompt_text import fill, filled, with_article
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from syncclip.core.text import (
     nearest,
     percent,
     printable,
+    readable_name,
     show,
     signed,
     size,
@@ -180,3 +181,7 @@ def test_a_table_wider_than_the_terminal_is_split(
 
 def test_a_table_that_fits_is_not_split(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert printed_at(200, capsys, monkeypatch, keys=1).count("┏") == 1
+
+
+def test_readable_names_have_single_spaces() -> None:
+    assert [readable_name(name) for name in ("hot_dog", "hot__dog", " hot dog_")] == ["hot dog"] * 3

@@ -9,8 +9,8 @@ import open_clip
 import pytest
 import torch
 
-from syncclip.clip.prompt_text import readable_name
 from syncclip.core.settings import UserError
+from syncclip.core.text import readable_name
 from syncclip.shards.writer import Sample, write_shard
 from tests.datasets.conftest import load, sizes
 from tests.worlds.dataset import CLASSES, tiny_dataset

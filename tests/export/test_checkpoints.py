@@ -15,9 +15,10 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
 from syncclip.clip.backbone import CONFIG, Backbone, BackboneSettings, load_backbone
-from syncclip.clip.prompt_text import readable_name, with_article
+from syncclip.clip.prompt_text import with_article
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
+from syncclip.core.text import readable_name
 from syncclip.datasets import Dataset
 from syncclip.export.checkpoints import TOLERANCE, ZERO_SHOT, write_open_clip, write_transformers
 from syncclip.methods import Method, build_method

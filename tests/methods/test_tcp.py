@@ -7,9 +7,10 @@ import torch
 from torch.nn.functional import cross_entropy, normalize
 
 from benchmarks.plain_weights import PlainTcp
-from syncclip.clip.prompt_text import fill, readable_name
+from syncclip.clip.prompt_text import fill
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
+from syncclip.core.text import readable_name
 from syncclip.methods import build_method
 from syncclip.methods.settings import TcpSettings
 from syncclip.methods.tcp import Tcp, checked_block, suffix_of

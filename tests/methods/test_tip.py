@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
-from syncclip.clip.prompt_text import fill, readable_name
+from syncclip.clip.prompt_text import fill
 from syncclip.clip.prompted import PromptedClip
+from syncclip.core.text import readable_name
 from syncclip.methods import build_method
 from syncclip.methods.tip import Tip, search
 from syncclip.training.optimizers import rate_at
