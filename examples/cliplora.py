@@ -1,5 +1,4 @@
-"""CLIP-LoRA, a custom method with parameters inside the blocks of both towers: `syncclip train examples/cliplora.yaml`,
-after `syncclip synth examples/cliplora.yaml`."""
+"""CLIP-LoRA (arXiv 2405.18541), a custom method: run `syncclip synth` and `train` with `examples/cliplora.yaml`."""
 
 from __future__ import annotations
 
