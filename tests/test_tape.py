@@ -101,6 +101,7 @@ def test_the_laptop_section_of_the_readme(clone: Path) -> None:
 
     assert (clone / "runs/demo/study/report.html").stat().st_size > 100_000
     assert (clone / "bus.jpg").stat().st_size > 500
+    assert "Effect of synthetic images on novel classes – significant gain" in " ".join(output.split())
     assert "syncclip-both" in output
     assert '"image": "bus.jpg", "class": ' in output
 

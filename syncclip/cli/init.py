@@ -24,16 +24,21 @@ SAMPLED_IMAGES = 64
 _ICONS = """\
 # The bundled models run anywhere, but recognise only simple drawings. For photographs, create
 # the recipe with `syncclip init --photographs`.
-extends: demo
+extends: icons
 
 dataset:
 {dataset}
+synthesis:
+  actors: 2
+
 study:
   configurations:
     - {{method: zeroshot}}
     - {{method: ivlp, data: real}}
     - {{method: ivlp, data: both}}
     - {{method: syncclip, data: both}}
+  images_per_class: [1, 4, 16]
+  seeds: [1, 2, 3, 4]
 """
 
 _PHOTOGRAPHS = """\

@@ -161,6 +161,7 @@ def study(
             text.show(report.table)
         else:
             summary.show(loaded, done.url, done.table, done.comparisons)
+            text.show(report.headline)
         text.show(f"report: {report.url}")
     done.check()
 

@@ -18,16 +18,20 @@ from syncclip.core.settings import UserError
 from syncclip.core.text import counted, coverage, signed
 from syncclip.evaluation.metrics import METRIC_HEADINGS
 from syncclip.reports.configurations import ReportConfiguration, describe_configurations
-from syncclip.reports.verdict import Verdict
+from syncclip.reports.verdict import NovelClasses, Verdict, conclusion
 from syncclip.studies import gain_map, outputs
 from syncclip.studies.gain_map import MapCell, MapSummary, Trend, columns, number_label
 from syncclip.studies.levels_state import LevelsState, read_state
+from syncclip.studies.statistics.power import EQUIVALENT
+from syncclip.training.settings import SCHEDULES
 
 METRICS = ("all_classes_hm", "hm")
 """Metrics for the headline, in order of preference: gains on novel classes at the expense of base classes do
 not count."""
 MEASURES = {"all_classes_hm": "harmonic mean with all classes as candidates", "hm": "harmonic mean within split"}
 MEAN = "mean"
+VERDICTS: Mapping[str, str] = {"equivalent": f"equivalent within ±{EQUIVALENT:g}"}
+"""Verdicts whose text differs from their value."""
 
 
 @dataclass(frozen=True)
@@ -115,22 +119,24 @@ def _judged(cells: Sequence[MapCell]) -> list[MapCell]:
 
 def _verdict(study: GainMap, cells: Sequence[MapCell], trend: Trend | None) -> Verdict:
     level, first = coverage(study.summary.confidence_level), cells[0]
+    method = study.label[first.configuration]
     numbers = f" with {counted(first.images_per_class or 0, 'synthetic image')} per class"
     if first.averaged:
         numbers = f", averaged over {_listed(map(str, first.averaged_over))} synthetic images per class"
-    gain = f"Gain of {study.label[first.configuration]} over {study.label[first.baseline]}{numbers}: "
+    gain = f"Gain of {method} over {study.label[first.baseline]}{numbers}: "
     sentences = [f"{gain}{MEASURES[first.metric]}, {level} CI over seeds and classes."]
     kinds: dict[str, list[str]] = {}
     for cell in sorted(cells, key=lambda cell: study.tags.index(cell.pretrained)):
         words = f"{cell.pretrained} ({signed(cell.gain)} points, {signed(cell.low, cell.high)})"
-        kinds.setdefault(cell.verdict, []).append(words)
+        kinds.setdefault(VERDICTS.get(cell.verdict, cell.verdict), []).append(words)
     measured = "; ".join(f"{kind}: {_listed(words)}" for kind, words in kinds.items())
     sentences.append(f"{measured[0].upper()}{measured[1:]}.")
+    sentences += _detectable(study, cells)
     if trend is None:
         levels = counted(len(cells), "level")
         outcomes = "; ".join(f"{kind} at {len(words)} of {levels}" for kind, words in kinds.items())
         sentences.append("A trend requires at least two levels with different name knowledge.")
-        return Verdict(f"Effect of synthetic images: {outcomes}.", sentences=sentences)
+        return Verdict(f"Effect of synthetic images on {method}: {outcomes}.", sentences=sentences)
     slope = [value / 10 for value in (trend.slope.estimate, trend.slope.low, trend.slope.high)]
     sentences.append(
         f"Trend: {signed(slope[0])} points per 0.1 of name knowledge ({signed(*slope[1:])}). Name knowledge is the "
@@ -138,12 +144,23 @@ def _verdict(study: GainMap, cells: Sequence[MapCell], trend: Trend | None) -> V
     )
     verdicts = {cell.pretrained: cell.verdict for cell in cells}
     measured_levels = [(tag, study.summary.levels[tag], verdicts[tag]) for tag in trend.pretrained]
-    headline, interval = headline_of(trend, measured_levels, level)
+    headline, interval = headline_of(method, trend, measured_levels, level)
     return Verdict(headline, interval, sentences)
 
 
+def _detectable(study: GainMap, cells: Sequence[MapCell]) -> list[str]:
+    """State which gains the inconclusive levels would have shown."""
+    summary, datasets = study.summary, max(1, len(study.state.datasets))
+    tested = NovelClasses(summary.novel_classes, datasets)
+    return [
+        f"The gain at {cell.pretrained} is {conclusion(cell.low, cell.high, summary.confidence_level, tested)}."
+        for cell in cells
+        if cell.verdict == "inconclusive"
+    ]
+
+
 def headline_of(
-    trend: Trend, levels: Sequence[tuple[str, float, gain_map.Verdict]], confidence: str
+    method: str, trend: Trend, levels: Sequence[tuple[str, float, gain_map.Verdict]], confidence: str
 ) -> tuple[str, str]:
     """Return the headline of a trend and the interval of its sign change, which may be empty.
 
@@ -151,31 +168,34 @@ def headline_of(
     lists the differing verdicts.
 
     Args:
+        method: label of the configuration whose gain is judged.
         levels: tag, name knowledge and verdict of each level, in ascending order of name knowledge.
         confidence: confidence level as text.
     """
     ends = levels[0][1], levels[-1][1]
     bounds = f"{ends[0]:.2f} to {ends[1]:.2f}"
     gain, loss, crossing = trend.gain_range, trend.loss_range, trend.crossing
-    differing = _differing(trend, levels)
+    differing, line = _differing(trend, levels), f"The fitted line of {method}'s gain"
     if gain and loss and crossing is not None:
         falling = gain[0] < loss[0]
         inner = (gain[1], loss[0]) if falling else (loss[1], gain[0])
-        effects = ("help", "they reduce accuracy") if falling else ("reduce accuracy", "they help")
+        effects = (f"help {method}", "they reduce its accuracy")
+        effects = effects if falling else (f"reduce the accuracy of {method}", "they help")
         headline = f"Synthetic images {effects[0]} while name knowledge is below {inner[0]:.2f}"
         headline = f"{headline}; above {inner[1]:.2f}, {effects[1]}."
         if differing:
             sides = ("above", "below") if falling else ("below", "above")
-            headline = f"The fitted line is {sides[0]} zero while name knowledge is below {inner[0]:.2f}, and "
-            headline += f"{sides[1]} zero while it is above {inner[1]:.2f}; {differing}."
+            below = f"{sides[0]} zero while name knowledge is below {inner[0]:.2f}"
+            above = f"{sides[1]} zero while it is above {inner[1]:.2f}"
+            headline = f"{line} is {below}, and {above}; {differing}."
         return headline, f"sign change at {crossing:.2f}, {confidence} CI {inner[0]:.2f} to {inner[1]:.2f}"
     if not gain and not loss:
         if differing:
             where = f"at any name knowledge between {_and(ends)}"
-            return f"The fitted line does not differ significantly from zero {where}; {differing}.", ""
-        return f"No significant effect of synthetic images at any name knowledge between {_and(ends)}.", ""
-    effect = "help" if gain else "reduce accuracy"
-    line = f"The fitted line is {'above' if gain else 'below'} zero"
+            return f"{line} does not differ significantly from zero {where}; {differing}.", ""
+        return f"No significant effect of synthetic images on {method} at any name knowledge between {_and(ends)}.", ""
+    effect = f"help {method}" if gain else f"reduce the accuracy of {method}"
+    line = f"{line} is {'above' if gain else 'below'} zero"
     low, high = gain or loss
     if (low, high) == ends:
         if differing:
@@ -205,10 +225,11 @@ def _differing(trend: Trend, levels: Sequence[tuple[str, float, gain_map.Verdict
             "inconclusive",
         )
         between = expected == "inconclusive" and trend.gain_range and trend.loss_range
-        if verdict != expected and not between:
+        agrees = verdict == expected or (verdict == "equivalent" and expected == "inconclusive")
+        if not agrees and not between:
             kinds.setdefault(verdict, []).append(tag)
     measured = (
-        f"{'inconclusive' if kind == 'inconclusive' else f'a {kind}'} at {_listed(tags)}"
+        f"{f'a {kind}' if kind.startswith('significant') else VERDICTS.get(kind, kind)} at {_listed(tags)}"
         for kind, tags in kinds.items()
     )
     return f"the measured effect is {_listed(measured)}" if kinds else ""
@@ -219,7 +240,9 @@ def figure_values(study: GainMap, metric: str) -> dict[str, Any]:
     gains: dict[str, Any] = {}
     averaged = {(cell.configuration, cell.over) for cell in study.cells if cell.averaged}
     for cell in study.cells:
-        if not cell.over or (cell.dataset and not cell.averaged and (cell.configuration, cell.over) in averaged):
+        if cell.over not in ("real", "zero-shot"):
+            continue  # the tables contain the comparisons named in the recipe
+        if cell.dataset and not cell.averaged and (cell.configuration, cell.over) in averaged:
             continue  # for a single dataset of a suite, the figure shows only the mean over numbers of images, if any
         number = MEAN if cell.averaged else str(cell.images_per_class or 0)
         keys = cell.over, cell.dataset, number, cell.configuration
@@ -255,6 +278,7 @@ def page_words(study: GainMap, verdict: Verdict, metric: str) -> dict[str, Any]:
         counted(len(study.tags), "level") + " of name knowledge",
         *([counted(len(datasets), "dataset")] if datasets else []),
         f"{study.state.split} images",
+        SCHEDULES[study.summary.epochs_over],
     ]
     return {
         "title": verdict.headline.rstrip("."),

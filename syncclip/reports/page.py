@@ -25,6 +25,7 @@ from syncclip.reports.inputs import Inputs, read_inputs
 from syncclip.reports.table import PageTable, costs, datasets_table, quality_table, runs_table, terminal_table
 from syncclip.reports.verdict import Verdict, verdict_on
 from syncclip.studies.outputs import LEVELS, CellState
+from syncclip.training.settings import SCHEDULES
 
 SCRIPTS = ("core.js", "save.js", "curve.js", "bars.js", "classes.js", "spread.js", "page.js")
 """Scripts in execution order; later scripts depend on earlier ones."""
@@ -52,21 +53,16 @@ MEASURES = {
     "all_classes_hm": "harmonic mean, all classes as candidates",
     "hm": "harmonic mean",
 }
-SCHEDULES = {
-    "real": "steps follow the real images",
-    "synthetic": "steps follow the synthetic images",
-    "longer": "steps follow the more numerous images, real or synthetic",
-}
-"""Value of `training.epochs_over` -> description of the training schedule."""
 MAX_FAILED = 10
 """Maximum number of failed runs to list by name."""
 
 
 @dataclass(frozen=True)
 class StudyReport:
-    """Path or URL of a written report, with a summary table for the terminal."""
+    """Path or URL of a written report, with its headline and a summary table for the terminal."""
 
     url: str
+    headline: str
     table: Table
 
 
@@ -90,7 +86,7 @@ def write_report(folder: str) -> StudyReport:
     if storage.read_contents(inputs.url) is not None:
         storage.write_contents(inputs.url, inputs.folder_owner)
     headline = f"{verdict.headline} ({verdict.interval})" if verdict.interval else verdict.headline
-    return StudyReport(url, terminal_table(inputs, numbers, headline))
+    return StudyReport(url, headline, terminal_table(inputs, numbers, headline))
 
 
 def _write_map(url: str) -> StudyReport:
@@ -104,7 +100,7 @@ def _write_map(url: str) -> StudyReport:
     path = storage.join(url, "report.html")
     storage.write_with_checksum(path, page.encode(), owner=study.state.owner)
     storage.write_contents(url, study.state.owner)
-    return StudyReport(path, gain_map.terminal_table(study, verdict, metric))
+    return StudyReport(path, verdict.headline, gain_map.terminal_table(study, verdict, metric))
 
 
 def report(folder: str) -> str:
@@ -229,7 +225,7 @@ def _eyebrow(inputs: Inputs, numbers: Numbers) -> str:
         parts.append(counted(inputs.table["seed"].dropna().nunique(), "seed"))
     if most := max((n for pair in numbers.differences for n in (pair.n or 0, *pair.averaged_over)), default=0):
         parts.append(f"up to {most} synthetic images per class")
-    if inputs.kind == "study" and (schedule := SCHEDULES.get(str(inputs.section("training").get("epochs_over")))):
+    if inputs.kind == "study" and (schedule := SCHEDULES.get(inputs.section("training").get("epochs_over", ""))):
         parts.append(schedule)
     return " · ".join(part for part in parts if part)
 

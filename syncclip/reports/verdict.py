@@ -10,12 +10,10 @@ from syncclip.core.text import counted, coverage, thousands
 from syncclip.reports.configurations import Difference, Numbers, Points, ReportConfiguration
 from syncclip.reports.inputs import Inputs
 from syncclip.studies.outputs import DataEfficiency
-from syncclip.studies.statistics.power import detectable, t_quantile
+from syncclip.studies.statistics.power import EQUIVALENT, detectable, t_quantile
 
 HEADLINE_METRICS = ("all_classes_novel", "novel")
 CANDIDATES = {"all_classes_novel": "all classes as candidates", "novel": "only novel classes as candidates"}
-EQUIVALENT = 2.0
-"""Differences whose interval lies within this number of points are equivalent (two one-sided tests)."""
 Card = tuple[Difference, dict[str, float]]
 """Difference, and positions of the marks on its interval bar as percentages of the bar width."""
 
@@ -87,7 +85,8 @@ def judge(
     if not effects:
         return _without_baseline(reference, points, _cards(pairs))
     lead = effects[0]
-    headline = f"Effect of synthetic images on novel classes – {conclusion(lead, tested)}"
+    outcome = conclusion(lead.low, lead.high, lead.confidence_level, tested)
+    headline = f"Effect of synthetic images on novel classes – {outcome}"
     unit = f" over {lead.unit}" if lead.unit else ""
     images = f", mean over {lead.images} images per class" if lead.averaged_over else ""
     interval = f"{lead.size} points, {coverage(lead.confidence_level)} CI{unit} {lead.interval}{images}"
@@ -95,20 +94,20 @@ def judge(
     return Verdict(headline, interval, sentences, _cards(pairs), lead.metric)
 
 
-def conclusion(pair: Difference, tested: NovelClasses) -> str:
-    """Judge a difference on novel classes by its confidence interval.
+def conclusion(low: float, high: float, confidence_level: float, tested: NovelClasses) -> str:
+    """Judge a difference by its confidence interval over classes.
 
     The detectable difference follows from the standard error, i.e. the interval's half-width divided by the quantile
     of Student's t-distribution. Each dataset contributes n - 1 degrees of freedom, where n is its number of novel
     classes.
     """
-    if pair.kind != "unsure":
-        return f"significant {pair.kind}"
-    if pair.low > -EQUIVALENT and pair.high < EQUIVALENT:
+    if low > 0 or high < 0:
+        return "significant gain" if low > 0 else "significant loss"
+    if low > -EQUIVALENT and high < EQUIVALENT:
         return f"equivalent within ±{EQUIVALENT:g}"
     freedom = max(1, tested.classes - tested.datasets)
-    error = (pair.high - pair.low) / 2 / t_quantile((1 + pair.confidence_level) / 2, freedom)
-    shown = detectable(error, freedom, pair.confidence_level)
+    error = (high - low) / 2 / t_quantile((1 + confidence_level) / 2, freedom)
+    shown = detectable(error, freedom, confidence_level)
     classes = counted(tested.classes, "class", "classes")
     return f"inconclusive: with {classes} only differences above {shown:.0f} points would show"
 

@@ -19,10 +19,13 @@ from syncclip.recipe.study import Configuration, StudySettings
 from syncclip.studies import analysis
 from syncclip.studies.analysis import Evidence
 from syncclip.studies.statistics.bootstrap import Floats, Interval, Resampled, differences, interval
+from syncclip.studies.statistics.power import EQUIVALENT
 
-Over = Literal["real", "zero-shot", ""]
-"""Kind of baseline: the counterpart on real images only (see `analysis.origin`), zero-shot CLIP, or none."""
-Verdict = Literal["significant gain", "significant loss", "inconclusive"]
+Over = Literal["real", "zero-shot", "named", ""]
+"""Kind of baseline: the counterpart on real images only (see `analysis.origin`), zero-shot CLIP, a configuration named
+in `study.compare`, or none."""
+Verdict = Literal["significant gain", "significant loss", "equivalent", "inconclusive", ""]
+"""Conclusion from the interval of a gain; empty without a baseline."""
 
 GRID = 201
 """Number of values of name knowledge at which a trend's band is evaluated."""
@@ -106,6 +109,8 @@ class MapSummary:
         levels: tag -> name knowledge, averaged over datasets; NaN if unknown.
         datasets: tag -> dataset -> name knowledge.
         names: configuration name -> (method, data).
+        novel_classes: number of tested novel classes, summed over the datasets.
+        epochs_over: value of `training.epochs_over`, which determines the number of training steps.
     """
 
     confidence_level: float
@@ -115,6 +120,8 @@ class MapSummary:
     levels: Mapping[str, Number]
     datasets: Mapping[str, Mapping[str, Number]]
     names: Mapping[str, tuple[str, str]]
+    novel_classes: int
+    epochs_over: str
     trends: Sequence[Trend]
 
 
@@ -134,8 +141,12 @@ class _Contrast:
 
 
 def verdict(low: float, high: float) -> Verdict:
-    """Classify a gain by its confidence interval."""
-    return "significant gain" if low > 0 else "significant loss" if high < 0 else "inconclusive"
+    """Classify a gain by its confidence interval, which is NaN without a baseline."""
+    if math.isnan(low):
+        return ""
+    if low > 0 or high < 0:
+        return "significant gain" if low > 0 else "significant loss"
+    return "equivalent" if low > -EQUIVALENT and high < EQUIVALENT else "inconclusive"
 
 
 def map_cells(levels: Mapping[str, Evidence], settings: StudySettings, datasets: Sequence[str]) -> list[MapCell]:
@@ -151,7 +162,7 @@ def map_cells(levels: Mapping[str, Evidence], settings: StudySettings, datasets:
     return [
         cell
         for dataset, view in views.items()
-        for contrast in _contrasts(view, settings.resamples)
+        for contrast in _contrasts(view, settings)
         for cell in _cells(contrast, dataset, settings.confidence_level)
     ]
 
@@ -163,7 +174,7 @@ def trends(levels: Mapping[str, Evidence], knowledge: Mapping[str, float], setti
         knowledge: tag -> name knowledge. Trends require at least two different values.
     """
     result = []
-    for contrast in _contrasts(levels, settings.resamples):
+    for contrast in _contrasts(levels, settings):
         measured = (tag for tag in contrast.theirs if math.isfinite(knowledge[tag]))
         tags = sorted(measured, key=knowledge.__getitem__)
         x = np.array([knowledge[tag] for tag in tags])
@@ -226,7 +237,7 @@ def _of_dataset(evidence: Evidence, number: int) -> Evidence:
     return Evidence(evidence.configurations, {key: (parts[number],) for key, parts in evidence.cells.items()})
 
 
-def _contrasts(levels: Mapping[str, Evidence], count: int) -> Iterator[_Contrast]:
+def _contrasts(levels: Mapping[str, Evidence], settings: StudySettings) -> Iterator[_Contrast]:
     """Yield the contrasts of each configuration with each of its baselines.
 
     A contrast at n images includes the levels at which both the configuration and its baseline are finished.
@@ -236,16 +247,25 @@ def _contrasts(levels: Mapping[str, Evidence], count: int) -> Iterator[_Contrast
     every = {each.name: each for evidence in levels.values() for each in evidence.configurations}
     for configuration in every.values():
         finished = {tag: evidence for tag, evidence in levels.items() if evidence.points(configuration)}
-        for over, baseline in _baselines(finished, configuration).items():
+        for over, baseline in _baselines(finished, configuration, settings):
             selected = {tag: each for tag, each in finished.items() if baseline is None or each.points(baseline)}
-            numbers = {tag: [n for _, n in each.points(configuration)] for tag, each in selected.items()}
+            numbers = {tag: _numbers(each, configuration, baseline) for tag, each in selected.items()}
             every_number = sorted({n for of_level in numbers.values() for n in of_level}, key=lambda n: n or 0)
             common = tuple(n for n in every_number if all(n in of_level for of_level in numbers.values()))
             for n in every_number:
                 with_number = {tag: each for tag, each in selected.items() if n in numbers[tag]}
-                yield from _contrast(with_number, configuration, (n,), over, baseline, count)
+                yield from _contrast(with_number, configuration, (n,), over, baseline, settings.resamples)
             if len(common) > 1:
-                yield from _contrast(selected, configuration, common, over, baseline, count)
+                yield from _contrast(selected, configuration, common, over, baseline, settings.resamples)
+
+
+def _numbers(evidence: Evidence, configuration: Configuration, baseline: Configuration | None) -> list[int | None]:
+    """Return the numbers of images at which a configuration and its baseline are finished."""
+    numbers = [n for _, n in evidence.points(configuration)]
+    if baseline is None or not baseline.synthetic:
+        return numbers
+    finished = [n for _, n in evidence.points(baseline)]
+    return [n for n in numbers if n in finished]
 
 
 def _contrast(
@@ -258,15 +278,16 @@ def _contrast(
 ) -> Iterator[_Contrast]:
     """Yield the contrast at one or averaged over several numbers of images; nothing if the levels share no seed."""
     points = [(configuration, n) for n in numbers]
-    trained = [*points, *([(baseline, None)] if baseline is not None and baseline.trained else [])]
+    theirs_at = [(baseline, n) for n in (numbers if baseline.synthetic else [None])] if baseline is not None else []
+    trained = [*points, *(point for point in theirs_at if point[0].trained)]
     of_levels = [{*evidence.seeds(trained)} for evidence in levels.values()]
     seeds = sorted(set.intersection(*of_levels), key=lambda seed: seed or 0)
     if not seeds:
         return
     theirs = {
-        tag: evidence.resampled((baseline, None), seeds, "classes", count)
+        tag: _mean([evidence.resampled(point, seeds, "classes", count) for point in theirs_at])
         for tag, evidence in levels.items()
-        if baseline is not None
+        if theirs_at
     }
     ours = {
         tag: _mean([evidence.resampled(point, seeds, "classes", count) for point in points])
@@ -278,16 +299,24 @@ def _contrast(
     yield _Contrast(configuration, n, averaged_over, over, name, len(seeds), ours, theirs)
 
 
-def _baselines(levels: Mapping[str, Evidence], configuration: Configuration) -> dict[Over, Configuration | None]:
-    """Return the baselines of a configuration, keyed by kind, or {"": None} if there are none."""
-    baselines: dict[Over, Configuration | None] = {}
+def _baselines(
+    levels: Mapping[str, Evidence], configuration: Configuration, settings: StudySettings
+) -> list[tuple[Over, Configuration | None]]:
+    """Return the baselines of a configuration with their kinds, or [("", None)] if there are none."""
+    baselines: dict[Over, Configuration] = {}
+    named: dict[str, Configuration] = {}
     for evidence in levels.values():
         if configuration.synthetic and (real := analysis.origin(evidence, configuration)) is not None and real.trained:
             baselines.setdefault("real", real)
         for other in evidence.configurations if configuration.trained else ():
             if not other.trained and evidence.points(other):
                 baselines.setdefault("zero-shot", other)
-    return baselines or ({"": None} if levels else {})
+        for other in evidence.configurations:
+            if (configuration.name, other.name) in settings.compare and evidence.points(other):
+                named.setdefault(other.name, other)
+    for baseline in baselines.values():
+        named.pop(baseline.name, None)
+    return [*baselines.items(), *(("named", other) for other in named.values())] or ([("", None)] if levels else [])
 
 
 def _mean(metrics: Sequence[Resampled]) -> Resampled:

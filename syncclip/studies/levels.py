@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from pydantic import TypeAdapter
 
@@ -23,6 +24,7 @@ from syncclip.runs.build import ModelCache
 from syncclip.runtime.progress import print_message
 from syncclip.studies import gain_map, outputs, predictions
 from syncclip.studies import run as single
+from syncclip.studies.analysis import Evidence
 from syncclip.studies.cells import cell_recipe, check_configurations
 from syncclip.studies.gain_map import MapCell, MapSummary
 from syncclip.studies.grid import Cell
@@ -31,6 +33,7 @@ from syncclip.studies.name_knowledge import DatasetKnowledge, knowledge_key, mea
 from syncclip.studies.predictions import Recomputed
 from syncclip.studies.run import Study, by_dataset, folder_of
 from syncclip.synthetic_sets.imported import read_set
+from syncclip.training.settings import SCHEDULES
 
 SYNTHETIC = "synthetic"
 """Subfolder with the synthetic images that all levels share."""
@@ -245,9 +248,17 @@ def _compute(url: str, state: LevelsState) -> tuple[MapSummary, list[MapCell]]:
         levels=knowledge,
         datasets=datasets,
         names={each.name: (each.method, each.data) for level in levels.values() for each in level.configurations},
+        novel_classes=max((_novel_classes(level) for level in levels.values()), default=0),
+        epochs_over=recipe.training.epochs_over,
         trends=gain_map.trends(levels, knowledge, settings),
     )
     return summary, gain_map.map_cells(levels, settings, state.datasets)
+
+
+def _novel_classes(evidence: Evidence) -> int:
+    """Return the number of novel classes with test images, summed over the datasets."""
+    parts = next(iter(evidence.cells.values()), ())
+    return sum(len(np.unique(part.label[part.novel])) for part in parts)
 
 
 def _write_map(url: str, state: LevelsState) -> None:
@@ -274,7 +285,8 @@ def markdown(name: str, summary: MapSummary, cells: list[MapCell]) -> str:
     grid = [[*key, *(gains.get(tag, "") for tag in levels)] for key, gains in rows.items()]
     parts = [
         f"# {name}",
-        "Name knowledge: zero-shot accuracy divided by leave-one-out accuracy of class means, on training images.",
+        "Name knowledge: zero-shot accuracy divided by leave-one-out accuracy of class means, on training images. "
+        f"Training: {SCHEDULES[summary.epochs_over]}.",
         markdown_grid(["pretrained", "name knowledge"], knowledge),
         f"Gains over the baseline, points; {coverage(summary.confidence_level)} intervals over seeds and classes.",
         markdown_grid(headings, grid),

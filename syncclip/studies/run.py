@@ -27,6 +27,7 @@ from syncclip.studies.outputs import Comparison
 from syncclip.studies.status import StudyStatus
 from syncclip.synthesis.plan import PLAN_NAME
 from syncclip.synthetic_sets.imported import read_set
+from syncclip.training.settings import SCHEDULES
 
 SYNTHETIC = "training.synthetic"
 TEACHER = "training.teacher"
@@ -124,7 +125,8 @@ def announce(label: str, recipes: Mapping[str, Recipe], images_per_class: int | 
     generating = f"generating missing images (at most {images:,}), then " if images else ""
     trainings = counted(sum(len(cells(recipe.study)) for recipe in recipes.values()), "training run")
     datasets = f" on {counted(len(recipes), 'dataset')}" if len(recipes) > 1 else ""
-    print_message(f"{label}: {generating}executing {trainings}{datasets}")
+    schedule = SCHEDULES[next(iter(recipes.values())).training.epochs_over]
+    print_message(f"{label}: {generating}executing {trainings}{datasets}; {schedule}")
     for warning in next(iter(recipes.values())).warmup_warnings_of_configurations():
         print_message(f"warning: {warning}")
 

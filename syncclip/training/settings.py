@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -13,6 +14,13 @@ from syncclip.methods.settings import Optimisation, TestDomain
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
 LabelKey = Annotated[str, Field(pattern=rf"^(?:[A-Za-z0-9][A-Za-z0-9.-]{{0,252}}/)?{_LABEL}$")]
 LabelValue = Annotated[str, Field(pattern=rf"^!?{_LABEL}$")]
+
+SCHEDULES: Mapping[str, str] = {
+    "real": "steps follow the real images",
+    "synthetic": "steps follow the synthetic images",
+    "longer": "steps follow the more numerous images, real or synthetic",
+}
+"""Value of `training.epochs_over` -> description of the training schedule."""
 
 
 class MixedDataset(Settings):

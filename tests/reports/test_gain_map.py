@@ -54,50 +54,53 @@ def payload_of(page: str) -> dict[str, Any]:
             (0.3, 0.5),
             (0.7, 0.9),
             0.6,
-            "Synthetic images help while name knowledge is below 0.50; above 0.70, they reduce accuracy.",
+            "Synthetic images help SYNC-CLIP while name knowledge is below 0.50; above 0.70, they reduce its accuracy.",
             "sign change at 0.60, 95 % CI 0.50 to 0.70",
         ),
         (
             (0.7, 0.9),
             (0.3, 0.5),
             0.6,
-            "Synthetic images reduce accuracy while name knowledge is below 0.50; above 0.70, they help.",
+            "Synthetic images reduce the accuracy of SYNC-CLIP while name knowledge is below 0.50; above 0.70, they "
+            "help.",
             "sign change at 0.60, 95 % CI 0.50 to 0.70",
         ),
         (
             (0.3, 0.9),
             (),
             None,
-            "Synthetic images help at every measured level of name knowledge, 0.30 to 0.90.",
+            "Synthetic images help SYNC-CLIP at every measured level of name knowledge, 0.30 to 0.90.",
             "",
         ),
         (
             (),
             (0.3, 0.9),
             None,
-            "Synthetic images reduce accuracy at every measured level of name knowledge, 0.30 to 0.90.",
+            "Synthetic images reduce the accuracy of SYNC-CLIP at every measured level of name knowledge, 0.30 to "
+            "0.90.",
             "",
         ),
         (
             (0.3, 0.55),
             (),
             0.8,
-            "Synthetic images help while name knowledge is below 0.55; elsewhere, the effect is inconclusive.",
+            "Synthetic images help SYNC-CLIP while name knowledge is below 0.55; elsewhere, the effect is "
+            "inconclusive.",
             "measured range 0.30 to 0.90",
         ),
         (
             (),
             (0.8, 0.9),
             0.5,
-            "Synthetic images reduce accuracy while name knowledge is above 0.80; elsewhere, the effect is "
-            "inconclusive.",
+            "Synthetic images reduce the accuracy of SYNC-CLIP while name knowledge is above 0.80; elsewhere, the "
+            "effect is inconclusive.",
             "measured range 0.30 to 0.90",
         ),
         (
             (0.5, 0.6),
             (),
             None,
-            "Synthetic images help while name knowledge is between 0.50 and 0.60; elsewhere, the effect is "
+            "Synthetic images help SYNC-CLIP while name knowledge is between 0.50 and 0.60; elsewhere, the effect is "
             "inconclusive.",
             "measured range 0.30 to 0.90",
         ),
@@ -105,7 +108,7 @@ def payload_of(page: str) -> dict[str, Any]:
             (),
             (),
             0.6,
-            "No significant effect of synthetic images at any name knowledge between 0.30 and 0.90.",
+            "No significant effect of synthetic images on SYNC-CLIP at any name knowledge between 0.30 and 0.90.",
             "",
         ),
     ],
@@ -121,7 +124,7 @@ def test_headline_follows_the_intervals(
         )
         for x in (0.3, 0.5, 0.6, 0.9)
     ]
-    assert headline_of(trend_with(gain, loss, crossing), measured, "95 %") == (headline, interval)
+    assert headline_of("SYNC-CLIP", trend_with(gain, loss, crossing), measured, "95 %") == (headline, interval)
 
 
 def within(bounds: tuple[float, ...], x: float) -> bool:
@@ -141,48 +144,48 @@ def trend_with(gain: tuple[float, ...], loss: tuple[float, ...], crossing: float
             (),
             None,
             ("gain", "", "loss"),
-            "The fitted line is above zero over the measured range of name knowledge, 0.30 to 0.90; the measured "
-            "effect is inconclusive at b and a significant loss at c.",
+            "The fitted line of SYNC-CLIP's gain is above zero over the measured range of name knowledge, 0.30 to "
+            "0.90; the measured effect is inconclusive at b and a significant loss at c.",
         ),
         (
             (),
             (0.3, 0.9),
             None,
             ("", "loss", ""),
-            "The fitted line is below zero over the measured range of name knowledge, 0.30 to 0.90; the measured "
-            "effect is inconclusive at a and c.",
+            "The fitted line of SYNC-CLIP's gain is below zero over the measured range of name knowledge, 0.30 to "
+            "0.90; the measured effect is inconclusive at a and c.",
         ),
         (
             (0.3, 0.5),
             (0.7, 0.9),
             0.6,
             ("", "gain", "loss"),
-            "The fitted line is above zero while name knowledge is below 0.50, and below zero while it is above 0.70; "
-            "the measured effect is inconclusive at a.",
+            "The fitted line of SYNC-CLIP's gain is above zero while name knowledge is below 0.50, and below zero "
+            "while it is above 0.70; the measured effect is inconclusive at a.",
         ),
         (
             (0.7, 0.9),
             (0.3, 0.5),
             0.6,
             ("loss", "gain", "loss"),
-            "The fitted line is below zero while name knowledge is below 0.50, and above zero while it is above 0.70; "
-            "the measured effect is a significant loss at c.",
+            "The fitted line of SYNC-CLIP's gain is below zero while name knowledge is below 0.50, and above zero "
+            "while it is above 0.70; the measured effect is a significant loss at c.",
         ),
         (
             (0.3, 0.5),
             (),
             None,
             ("gain", "gain", ""),
-            "The fitted line is above zero while name knowledge is below 0.50; elsewhere, its interval contains zero; "
-            "the measured effect is a significant gain at b.",
+            "The fitted line of SYNC-CLIP's gain is above zero while name knowledge is below 0.50; elsewhere, its "
+            "interval contains zero; the measured effect is a significant gain at b.",
         ),
         (
             (),
             (),
             None,
             ("gain", "", ""),
-            "The fitted line does not differ significantly from zero at any name knowledge between 0.30 and 0.90; the "
-            "measured effect is a significant gain at a.",
+            "The fitted line of SYNC-CLIP's gain does not differ significantly from zero at any name knowledge "
+            "between 0.30 and 0.90; the measured effect is a significant gain at a.",
         ),
     ],
 )
@@ -196,17 +199,27 @@ def test_headline_lists_the_levels_whose_verdict_differs_from_the_line(
     """The level b, at 0.6, is near the sign change, where any verdict agrees with the line."""
     names = [f"significant {each}" if each else "inconclusive" for each in verdicts]
     measured = [*zip("abc", (0.3, 0.6, 0.9), names, strict=True)]
-    assert headline_of(trend_with(gain, loss, crossing), measured, "95 %")[0] == headline
+    assert headline_of("SYNC-CLIP", trend_with(gain, loss, crossing), measured, "95 %")[0] == headline
+
+
+def test_a_level_without_a_difference_is_equivalent() -> None:
+    measured = [("a", 0.3, "equivalent"), ("b", 0.9, "equivalent")]
+    agrees = headline_of("SYNC-CLIP", trend_with((), (), None), measured, "95 %")[0]
+    assert agrees.startswith("No significant effect of synthetic images on SYNC-CLIP at any name knowledge")
+    differs = headline_of("SYNC-CLIP", trend_with((0.3, 0.9), (), None), measured, "95 %")[0]
+    assert differs.endswith("the measured effect is equivalent within ±2 at a and b.")
 
 
 def test_headline_compares_the_line_with_the_cells_of_its_mean(folder: Path) -> None:
     study = read_map(str(folder))
     cells = [
-        replace(cell, verdict="inconclusive") if cell.pretrained == "names-0" and cell.averaged else cell
+        replace(cell, verdict="inconclusive", low=-1.0) if cell.pretrained == "names-0" and cell.averaged else cell
         for cell in study.cells
     ]
-    headline = judge(replace(study, cells=cells))[0].headline
-    assert headline.startswith("The fitted line is above zero while name knowledge is below")
+    verdict = judge(replace(study, cells=cells))[0]
+    headline = verdict.headline
+    assert "names-0 is inconclusive: with 12 classes only differences above" in " ".join(verdict.sentences)
+    assert headline.startswith("The fitted line of SYNC-CLIP's gain is above zero while name knowledge is below")
     assert headline.endswith("; the measured effect is inconclusive at names-0.")
 
 
@@ -220,7 +233,10 @@ def test_headline_judges_the_average_gain_over_real_images_only(folder: Path) ->
         == ("syncclip-both", "real", True, "all_classes_hm")
     )
     assert metric == "all_classes_hm"
-    assert f"is below {trend.gain_range[1]:.2f}; above {trend.loss_range[0]:.2f}, they reduce" in verdict.headline
+    assert (
+        f"is below {trend.gain_range[1]:.2f}; above {trend.loss_range[0]:.2f}, they reduce its accuracy"
+        in verdict.headline
+    )
     first, measured, slope = verdict.sentences
     assert "SYNC-CLIP over IVLP on real images, averaged over 1 and 4 synthetic images per class: harmonic" in first
     assert re.match(r"Significant gain: names-0 \(\+.* points, .*significant loss: .*names-all \(−", measured)
@@ -229,7 +245,7 @@ def test_headline_judges_the_average_gain_over_real_images_only(folder: Path) ->
 
 def test_headline_without_a_trend_counts_the_levels(tmp_path: Path) -> None:
     verdict, _ = judge(read_map(str(make_map(tmp_path / "study", tags=1))))
-    assert verdict.headline == "Effect of synthetic images: significant loss at 1 of 1 level."
+    assert verdict.headline == "Effect of synthetic images on SYNC-CLIP: significant loss at 1 of 1 level."
     assert "requires at least two levels" in verdict.sentences[-1]
 
 
@@ -314,7 +330,7 @@ def test_terminal_shows_the_headline_and_average_gains(folder: Path) -> None:
     console = Console(width=200)
     with console.capture() as capture:
         console.print(write_report(str(folder)).table)
-    assert "Synthetic images help while" in capture.get() and "names-25" in capture.get()
+    assert "Synthetic images help SYNC-CLIP while" in capture.get() and "names-25" in capture.get()
 
 
 def test_study_without_results_is_an_error(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from syncclip.studies import gain_map, outputs
 from syncclip.studies.analysis import Evidence
 from syncclip.studies.levels_state import LevelsState
 from syncclip.studies.statistics.metrics import Outcomes
+from syncclip.training.settings import TrainingSettings
 
 CONFIGURATIONS = [
     Configuration(method="zeroshot"),
@@ -75,6 +76,8 @@ def make_map(
         levels=knowledge,
         datasets={tag: {"first": ratio + 0.01, "second": ratio - 0.01} for tag, ratio in knowledge.items()},
         names={configuration.name: (configuration.method, configuration.data) for configuration in CONFIGURATIONS},
+        novel_classes=12,
+        epochs_over=TrainingSettings().epochs_over,
         trends=gain_map.trends(levels, knowledge, SETTINGS),
     )
     folder.mkdir(parents=True)

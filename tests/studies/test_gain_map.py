@@ -80,8 +80,11 @@ def test_gains_over_real_images_only_and_over_zero_shot() -> None:
     [
         (0.1, 2, "significant gain"),
         (-2, -0.1, "significant loss"),
-        (-1, 1, "inconclusive"),
-        (np.nan,) * 2 + ("inconclusive",),
+        (0.1, 1, "significant gain"),
+        (-3, 1, "inconclusive"),
+        (-1, 3, "inconclusive"),
+        (-1.9, 1.9, "equivalent"),
+        (np.nan,) * 2 + ("",),
     ],
 )
 def test_verdict_follows_the_interval(low: float, high: float, expected: str) -> None:
@@ -141,6 +144,34 @@ def test_levels_share_resamples() -> None:
     assert cell.high - cell.low > 20
     slope = trend_of(levels).slope
     assert (slope.estimate, slope.low, slope.high) == pytest.approx((-25, -25, -25))
+
+
+def test_named_comparisons_use_the_same_numbers_of_images() -> None:
+    """A baseline in the recipe's `compare` that already is a usual baseline is not repeated."""
+    mix, named = Configuration(method="ivlp"), [("syncclip-both", "ivlp-both"), ("syncclip-both", "ivlp-real")]
+    configurations = [*CONFIGURATIONS, mix]
+    cells = dict(level(outcomes(60), outcomes(70)).cells)
+    cells |= {("ivlp-both", n, seed): (outcomes(50 + n),) for n in (1, 4) for seed in SETTINGS.seeds}
+    del cells["ivlp-both", 1, 2]
+    evidence = Evidence(configurations, cells)
+    settings = SETTINGS.model_copy(update={"configurations": configurations, "compare": named})
+
+    rows = map_cells({"low": evidence, "high": evidence}, settings, [])
+
+    gains = {n: cell_of(rows, "named", n) for n in (1, 4, None)}
+    assert {n: (cell.baseline, cell.gain, cell.seeds) for n, cell in gains.items()} == {
+        1: ("ivlp-both", 60 - 51, 1),
+        4: ("ivlp-both", 70 - 54, 2),
+        None: ("ivlp-both", pytest.approx(12.5), 1),
+    }
+    assert gains[None].averaged_over == (1, 4)
+    assert {cell.baseline for cell in rows if cell.over == "named"} == {"ivlp-both"}
+    (trend,) = (
+        trend
+        for trend in trends({"low": evidence, "high": evidence}, KNOWLEDGE, settings)
+        if (trend.over, trend.averaged, trend.metric) == ("named", True, "novel")
+    )
+    assert trend.ends[0].estimate == pytest.approx(12.5)
 
 
 def test_level_without_the_baseline_or_with_unknown_name_knowledge_has_no_trend() -> None:

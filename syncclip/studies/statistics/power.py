@@ -15,6 +15,8 @@ from syncclip.studies.statistics.metrics import Outcomes
 POWER = 0.8
 """Probability with which a difference of the detectable size has an interval that excludes zero."""
 
+EQUIVALENT = 2.0
+"""Differences whose interval lies within this number of points are equivalent (two one-sided tests)."""
 
 MOST_CLASSES = 100_000
 """Largest number of novel classes to consider."""
