@@ -116,11 +116,13 @@ def _headline(assessment: Assessment) -> str:
     gain = assessment.recommended
     if gain is None:
         return (
-            "Recommended method: none; no method is predicted to outperform both real images only and zero-shot CLIP."
+            "Recommended method: none; no method with synthetic images is predicted to outperform zero-shot CLIP and "
+            "all methods on real images only."
         )
     images = counted(gain.images_per_class, "synthetic image")
     return (
-        f"Recommended: {gain.configuration} with {images} per class; {described(gain.over_real)} over real images only."
+        f"Recommended: {gain.configuration} with {images} per class; {described(gain.over_real)} over real images only "
+        f"({gain.real_only})."
     )
 
 
@@ -215,3 +217,8 @@ def _by_configuration(expected: tuple[ExpectedGain, ...]) -> Iterator[str]:
         )
         over_real, over_zero_shot = intervals
         yield f"{cut(gain.configuration, 25):<26}{gain.images_per_class:>6}  {over_real:<23}{over_zero_shot:<23}"
+    by_baseline: dict[str, list[str]] = {}
+    for gain in enough_images(expected):
+        by_baseline.setdefault(gain.real_only, []).append(gain.configuration)
+    pairs = (f"{name} for {', '.join(configurations)}" for name, configurations in by_baseline.items())
+    yield f"real images only: {'; '.join(pairs)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +10,7 @@ import typer
 import syncclip
 from syncclip.cli.arguments import Overrides, RecipeName
 from syncclip.core import text
+from syncclip.core.settings import UserError
 from syncclip.core.text import counted, duration, size
 from syncclip.runtime.progress import print_message
 from syncclip.runtime.tempdirs import private_tempdir
@@ -43,9 +44,25 @@ def plan(
     all_classes: Annotated[bool, typer.Option("--all", help="Show the prompts of all classes.")] = False,
 ) -> None:
     """Preview `synth`: show sample prompts for each class, and the expected time, size and cost."""
-    from syncclip.studies.design import power_line
+    from syncclip.datasets import suite_of
 
     loaded = syncclip.Recipe.load(recipe, overrides)
+    if datasets := suite_of(loaded.dataset):
+        recipes = [loaded.with_values({"dataset.name": dataset.name}) for dataset in datasets.values()]
+        if probe or throughput is not None:
+            raise UserError(
+                "--probe and --throughput require a single dataset; select one, such as "
+                f"dataset.name={recipes[0].dataset.name}"
+            )
+        text.show(suite_table(loaded.name, [syncclip.plan(each) for each in recipes]))
+        text.show(f"for prompts, time and cost: `syncclip plan {recipe} dataset.name={recipes[0].dataset.name}`")
+    else:
+        recipes = [loaded]
+        _preview(loaded, probe, throughput, all_classes)
+    _notes(recipes)
+
+
+def _preview(loaded: syncclip.Recipe, probe: bool, throughput: float | None, all_classes: bool) -> None:
     planned = syncclip.plan(loaded)
     text.show(prompts_table(planned, planned.classes if all_classes else SHOWN_CLASSES))
     if planned.classes > SHOWN_CLASSES and not all_classes:
@@ -60,8 +77,14 @@ def plan(
     cost = cost if throughput is None else cost.model_copy(update={"throughput": throughput})
     cost = measured(loaded, planned, cost) if probe else cost
     text.show(expected(loaded, planned, cost))
-    if power := power_line([loaded]):
+
+
+def _notes(recipes: Sequence[syncclip.Recipe]) -> None:
+    from syncclip.studies.design import power_line
+
+    if power := power_line(recipes):
         print_message(power)
+    loaded = recipes[0]
     for warning in dict.fromkeys([loaded.warmup_warning, *loaded.warmup_warnings_of_configurations()]):
         if warning is not None:
             print_message(f"warning: {warning}")
@@ -122,6 +145,17 @@ def rows(forecast: Forecast, cost: CostSettings, gpus: bool) -> Iterator[tuple[s
         yield "bytes", size(round(forecast.bytes)), ""
     if cost.preemptions:
         yield row("images lost", forecast.wasted, "{:,.0f}".format)
+
+
+def suite_table(name: str, plans: Sequence[Plan]) -> Table:
+    """Return a table of the images to generate for each dataset of a suite, and their sum."""
+    counts = [(planned.classes, planned.total, len(planned.shards())) for planned in plans]
+    names = [*(planned.dataset for planned in plans), "all"]
+    rows = [
+        (dataset, *(f"{number:,}" for number in numbers))
+        for dataset, numbers in zip(names, [*counts, tuple(map(sum, zip(*counts, strict=True)))], strict=True)
+    ]
+    return text.table(f"Images of {name}", ["dataset", "classes", "images", "shards"], rows)
 
 
 def prompts_table(planned: Plan, classes: int) -> Table:

@@ -41,7 +41,7 @@ def power_line(recipes: Collection[Recipe]) -> str | None:
         f"{design.images:.0f} test images per class"
     )
     points = "no difference" if math.isinf(shown) else f"differences above {shown:.{0 if shown >= 10 else 1}f} points"
-    line = f"power: {size}, {points} would show ({100 * POWER:.0f} % power)"
+    line = f"power: {size}, {points} would show ({100 * POWER:.0f} % power, if gains vary as on icons)"
     if shown <= TARGET:
         return line
     needed = classes_needed(TARGET, design, confidence_level=level)

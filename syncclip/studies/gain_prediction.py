@@ -137,11 +137,18 @@ def enough_images(gains: Sequence[ExpectedGain]) -> list[ExpectedGain]:
 def recommend(gains: Sequence[ExpectedGain]) -> ExpectedGain | None:
     """Select the configuration with the largest predicted gain over zero-shot CLIP from those of `enough_images`.
 
+    A method can gain much over its own baseline on real images only, but remain below other methods on real images
+    only. The predicted gain of such a baseline over zero-shot CLIP is the difference of the two gains.
+
     Returns:
-        The selected configuration, or None if no configuration is predicted to outperform both baselines.
+        The selected configuration, or None if no configuration is predicted to outperform zero-shot CLIP and all
+        configurations on real images only.
     """
-    candidates = [gain for gain in enough_images(gains) if gain.outperforms]
-    return max(candidates, key=lambda gain: gain.over_zero_shot.estimate, default=None)
+    best_real_only = max((gain.over_zero_shot.estimate - gain.over_real.estimate for gain in gains), default=0.0)
+    best = max(enough_images(gains), key=lambda gain: gain.over_zero_shot.estimate, default=None)
+    if best is None or not best.outperforms or best.over_zero_shot.estimate <= best_real_only:
+        return None
+    return best
 
 
 def described(interval: Interval) -> str:

@@ -68,8 +68,10 @@ def test_the_conclusion_comes_first() -> None:
         "Recommended: syncclip-class-vectors-long-name with 4 synthetic images per class; +4.1 points"
     )
     assert "(−2.0 to +10.2) over" in first
+    assert "over real images only (ivlp-real)." in joined(predicted(GAIN))
+    assert "real images only: ivlp-real for syncclip-class-vectors-long-name" in joined(predicted(GAIN))
     harmful = replace(GAIN, over_real=Interval(-3.0, -6, 0))
-    assert lines(predicted(harmful), "birds.yaml")[0].startswith("Recommended method: none; no method is predicted to")
+    assert lines(predicted(harmful), "birds.yaml")[0].startswith("Recommended method: none; no method with synthetic")
     assert lines(replace(MEASURED, pilot=PILOT), "birds.yaml")[0].startswith("Pilot: more images help. syncclip-both")
 
 

@@ -36,6 +36,18 @@ def test_a_plan_without_a_throughput_shows_the_options_for_it(
     assert Outcome(capsys, *plan).out.splitlines()[-1].startswith("for the expected time and cost, use --probe")
 
 
+def test_a_suite_is_planned_with_its_sum_and_power(capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = Outcome(capsys, "plan", "demo")
+    assert outcome.status == 0, outcome.err
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in outcome.out.splitlines()]
+    counts = {row[0]: [int(cell.replace(",", "")) for cell in row[1:]] for row in cells if len(row) == 4}
+    assert len(counts) == 7 and counts.pop("all") == [sum(column) for column in zip(*counts.values(), strict=True)]
+    assert "`syncclip plan demo dataset.name=icons/devices`" in outcome.out
+    assert "power: with 43 novel classes, 2 seeds" in outcome.err
+    assert "require a single dataset" in Outcome(capsys, "plan", "demo", "--throughput", "2").error
+    assert Outcome(capsys, "plan", "demo", "dataset.name=icons/devices", "--throughput", "2").status == 0
+
+
 def test_a_throughput_gives_hours_cost_and_bytes(capsys: pytest.CaptureFixture[str], plan: list[str]) -> None:
     cost = ["synthesis.cost.price=2.5", "synthesis.cost.currency=EUR", "synthesis.cost.image_bytes=1000"]
     outcome = Outcome(capsys, *plan, *cost, "synthesis.cost.load=0", "--throughput", "0.5")

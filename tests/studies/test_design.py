@@ -27,7 +27,8 @@ def test_line_states_the_detectable_difference_and_the_required_classes() -> Non
     shown, needed = detectable_difference(design), classes_needed(5, design)
     assert power_line([travel]) == (
         f"power: with 7 novel classes, 5 seeds and {design.images:.0f} test images per class, differences above "
-        f"{shown:.0f} points would show (80 % power); 5 points require about {needed} novel classes"
+        f"{shown:.0f} points would show (80 % power, if gains vary as on icons); 5 points require about {needed} novel "
+        "classes"
     )
 
 

@@ -51,10 +51,13 @@ def test_the_recommendation_depends_on_name_knowledge(name_knowledge: float, rec
     assert (chosen and chosen.configuration) == recommended
 
 
-def test_a_method_must_outperform_both_baselines() -> None:
-    only_zero_shot, only_real, both = expected("a", 4, -1, 20), expected("b", 4, 20, -1), expected("c", 4, 2, 3)
-    assert recommend([only_zero_shot, only_real, both]) is both
-    assert recommend([only_zero_shot, only_real]) is None
+def test_a_method_must_outperform_zero_shot_and_every_method_on_real_images_only() -> None:
+    only_zero_shot, only_real = expected("a", 4, -1, 20), expected("b", 4, 20, -1)
+    small, weak_baseline = expected("c", 4, 2, 3), expected("d", 4, 20, 4)
+    assert recommend([only_real, small]) is small
+    assert recommend([only_real, small, weak_baseline]) is weak_baseline
+    assert recommend([only_zero_shot, small, weak_baseline]) is None, "the baseline of the first gains 21 points"
+    assert recommend([only_zero_shot]) is None and recommend([only_real]) is None
     assert recommend([]) is None
 
 
