@@ -31,12 +31,12 @@ dataset:
 synthesis:
   actors: 2
 
+training:
+  epochs_over: real
+
 study:
   configurations:
-    - {{method: zeroshot}}
-    - {{method: ivlp, data: real}}
-    - {{method: ivlp, data: both}}
-    - {{method: syncclip, data: both}}
+{configurations}
   images_per_class: [1, 4, 16]
   seeds: [1, 2, 3, 4]
 """
@@ -63,12 +63,18 @@ synthesis:
 
 study:
   configurations:
-    - {{method: zeroshot}}
-    - {{method: ivlp, data: real}}
-    - {{method: syncclip, data: both}}
+{configurations}
   images_per_class: [1, 4, 16]
   seeds: [1, 2, 3]
 """
+
+_CONFIGURATIONS = """    - {method: zeroshot}
+    - {method: classmeans, data: real}
+    - {method: classmeans, data: both}
+    - {method: ivlp, data: real}
+    - {method: ivlp, data: both}
+    - {method: syncclip, data: both}
+    - {method: syncclip, name: syncclip-shared, overrides: {methods.syncclip.domain_tokens: 0}}"""
 
 
 def write_first_recipe(
@@ -101,7 +107,8 @@ def write_first_recipe(
     path = out or f"{recipe.name}.yaml"
     if storage.exists(path):
         raise UserError(f"{path} already exists; remove it, or choose another file with --out FILE.yaml")
-    body = (_PHOTOGRAPHS if photographs else _ICONS).format(dataset=_section(recipe.dataset, dataset))
+    template = _PHOTOGRAPHS if photographs else _ICONS
+    body = template.format(dataset=_section(recipe.dataset, dataset), configurations=_CONFIGURATIONS)
     storage.write_bytes(path, (_facts(dataset) + body).encode())
     Recipe.load(path)
     if dataset.skipped:
