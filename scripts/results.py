@@ -48,11 +48,18 @@ def publish(study: Path, target: Path) -> None:
 
 
 def rewrite(study: Path) -> None:
-    """Rewrite a published study's comparisons, data efficiency, tables and report from its predictions."""
+    """Rewrite a published study's comparisons, data efficiency, tables and report from its predictions.
+
+    For a study with several pretrained tags, only the map and its report are rewritten.
+    """
     url = str(study)
+    if (state := read_state(url)) is not None:
+        levels.write_map(url, state)
+        report(url)
+        return
     owner = storage.read_owner(str(study / outputs.STATE))
     recomputed = predictions.recompute(url)
-    assert recomputed.data_efficiency is not None, "only the studies of single models are rewritten"
+    assert recomputed.data_efficiency is not None, "studies of single models have a data efficiency"
     fits = TypeAdapter(outputs.Fits).validate_json(storage.read_verified(str(study / outputs.FIT), owner))
     table = _read_table(study / outputs.TABLE, owner)
     datasets = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -100,7 +100,8 @@ def judge(study: GainMap) -> tuple[Verdict, str]:
                     ),
                     None,
                 )
-                return _verdict(study, selected, trend), metric
+                verdict = _verdict(study, selected, trend)
+                return replace(verdict, sentences=[*verdict.sentences, *_gains_by_level(study, metric)]), metric
     label = study.label.get(reference, reference)
     return Verdict("The effect of synthetic images was not measured.", sentences=[f"{label} has no baseline."]), "hm"
 
@@ -157,6 +158,22 @@ def _detectable(study: GainMap, cells: Sequence[MapCell]) -> list[str]:
         for cell in cells
         if cell.verdict == "inconclusive"
     ]
+
+
+def _gains_by_level(study: GainMap, metric: str) -> list[str]:
+    """List the methods with a significant average gain over zero-shot CLIP at each level."""
+    levels: dict[str, list[MapCell]] = {tag: [] for tag in study.tags}
+    for cell in study.cells:
+        if cell.averaged and (cell.dataset, cell.over, cell.metric) == ("", "zero-shot", metric):
+            levels[cell.pretrained].append(cell)
+    parts = []
+    for tag, cells in levels.items():
+        gains = [cell for cell in cells if cell.verdict == "significant gain"]
+        gains.sort(key=lambda cell: -cell.gain)
+        words = [f"{study.label[cell.configuration]} ({signed(cell.gain)})" for cell in gains]
+        parts += [f"{tag}: {_listed(words) if words else 'none'}"] if cells else []
+    average = "Significant gains over zero-shot CLIP, averaged over numbers of images: "
+    return [f"{average}{'; '.join(parts)}."] if parts else []
 
 
 def headline_of(

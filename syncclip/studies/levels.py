@@ -95,7 +95,7 @@ def study(recipe: Recipe, out: str | None = None) -> Study:
         for tag in recipe.study.pretrained:
             print_message(f"pretrained tag {tag}")
             studies[tag] = single.study(level_recipe(recipe, tag), storage.join(url, tag))
-        _write_map(url, state)
+        write_map(url, state)
         return Study(
             url,
             pd.concat([done.table.assign(pretrained=tag) for tag, done in studies.items()], ignore_index=True),
@@ -261,7 +261,7 @@ def _novel_classes(evidence: Evidence) -> int:
     return sum(len(np.unique(part.label[part.novel])) for part in parts)
 
 
-def _write_map(url: str, state: LevelsState) -> None:
+def write_map(url: str, state: LevelsState) -> None:
     """Write the map, its tables and the contents file of the parent folder."""
     summary, cells = _compute(url, state)
     storage.write_table(storage.join(url, outputs.MAP_CELLS), gain_map.table(cells), state.owner)

@@ -237,16 +237,26 @@ def test_headline_judges_the_average_gain_over_real_images_only(folder: Path) ->
         f"is below {trend.gain_range[1]:.2f}; above {trend.loss_range[0]:.2f}, they reduce its accuracy"
         in verdict.headline
     )
-    first, measured, slope = verdict.sentences
+    first, measured, slope, *_ = verdict.sentences
     assert "SYNC-CLIP over IVLP on real images, averaged over 1 and 4 synthetic images per class: harmonic" in first
     assert re.match(r"Significant gain: names-0 \(\+.* points, .*significant loss: .*names-all \(−", measured)
     assert f"Trend: −{abs(trend.slope.estimate) / 10:.1f} points per 0.1" in slope
 
 
+def test_sentences_list_the_methods_with_gains_over_zero_shot_at_each_level(folder: Path) -> None:
+    study = read_map(str(folder))
+    listed = judge(study)[0].sentences[-1]
+    assert listed.startswith("Significant gains over zero-shot CLIP, averaged over numbers of images: names-0: ")
+    first, *_, last = listed.removesuffix(".").split("; ")
+    gains = [float(gain) for gain in re.findall(r"\(\+([\d.]+)\)", first)]
+    assert len(gains) == 3 and gains == sorted(gains, reverse=True) and "SYNC-CLIP (+" in first
+    assert last == "names-all: none"
+
+
 def test_headline_without_a_trend_counts_the_levels(tmp_path: Path) -> None:
     verdict, _ = judge(read_map(str(make_map(tmp_path / "study", tags=1))))
     assert verdict.headline == "Effect of synthetic images on SYNC-CLIP: significant loss at 1 of 1 level."
-    assert "requires at least two levels" in verdict.sentences[-1]
+    assert "requires at least two levels" in verdict.sentences[-2]
 
 
 def test_headline_falls_back_to_zero_shot_and_to_no_baseline(folder: Path) -> None:

@@ -88,6 +88,16 @@ def test_study_of_a_single_dataset_is_rewritten(published: Path) -> None:
     assert problems(study) == []
 
 
+def test_map_of_levels_is_rewritten(published: Path) -> None:
+    before = contents(published)
+    for name in ("contents.json", outputs.TABLES, outputs.MAP_CELLS):
+        (published / name).unlink()
+    rewrite_json(published / outputs.MAP, {})
+    rewrite(published)
+    assert contents(published) == before
+    assert levels.recompute(str(published)).differ == []
+
+
 def test_study_of_a_suite_is_rewritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "run_cells", run_cells_here)
     done = run.study(suite_recipe(suite_world_in(tmp_path), *GRID), str(tmp_path / "study"))
