@@ -88,11 +88,13 @@ def lines(assessment: Assessment, source: str) -> list[str]:
 
 
 def first_lines(recipe: Recipe, source: str) -> list[str]:
-    """Assess a recipe in three lines, or return the reason for a failure; [] if the CLIP weights are not local."""
+    """Assess a recipe in three lines, or return the reason for a failure; a hint if the CLIP weights are not local."""
     from syncclip.clip.backbone import is_local
 
+    if not is_local(recipe.backbone):
+        return [f"to predict whether synthetic images will help: `syncclip assess {source}` (downloads the CLIP model)"]
     try:
-        return short(syncclip.assess(recipe), source) if is_local(recipe.backbone) else []
+        return short(syncclip.assess(recipe), source)
     except UserError as error:
         return [f"not assessed: {error}"]
 
@@ -193,6 +195,8 @@ def _measured(assessment: Assessment) -> Iterator[str]:
     yield f"  {'name knowledge (ratio)':<36}{a.name_knowledge:6.2f}"
     if a.map_knowledge is not None and a.map_knowledge != a.name_knowledge:
         yield f"  {f'with {a.map_shots} shots, as in the gain map':<36}{a.map_knowledge:6.2f}"
+    if a.map_range is not None:
+        yield f"  {'range of the gain map':<36}{a.map_range[0]:6.2f} to {a.map_range[1]:.2f}"
     yield f"most similar class names (cosine): {_pairs(a.similar, '.2f', '')}"
     if a.confused:
         yield f"most confused by zero-shot CLIP: {_pairs(a.confused, '.0f', ' %')}"

@@ -65,6 +65,7 @@ class Assessment:
         map_shots: number of shots of the gain map, used to measure name knowledge for predictions; None without a
             prediction.
         map_knowledge: name knowledge measured with `map_shots` shots.
+        map_range: smallest and largest name knowledge in the gain map; None without a prediction.
         expected: expected gains of each configuration and number of images; empty without a prediction.
         recommended: recommended configuration with the smallest sufficient number of images.
         reason: reason for a missing prediction; None if there is a prediction.
@@ -85,6 +86,7 @@ class Assessment:
     confused: tuple[ClassPair, ...]
     map_shots: int | None = None
     map_knowledge: Number | None = None
+    map_range: tuple[float, float] | None = None
     expected: tuple[ExpectedGain, ...] = ()
     recommended: ExpectedGain | None = None
     reason: str | None = None
@@ -143,6 +145,7 @@ def _predicted(recipe: Recipe, measured: Assessment) -> Assessment:
         measured,
         map_shots=shots,
         map_knowledge=knowledge,
+        map_range=gain_prediction.range_of(table) if len(table) else None,
         expected=expected,
         recommended=gain_prediction.recommend(expected),
         reason=None if expected else gain_prediction.reason_without(table, knowledge),

@@ -78,6 +78,11 @@ def shots_of(table: pd.DataFrame) -> int:
     return int(table["shots"].iloc[0])
 
 
+def range_of(table: pd.DataFrame) -> tuple[float, float]:
+    """Return the smallest and the largest name knowledge in the map, which must not be empty."""
+    return float(table["name_knowledge"].min()), float(table["name_knowledge"].max())
+
+
 def without_dataset(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
     """Return the map without a dataset's rows (see `assess.name_in_map`), to predict its gains from other datasets."""
     return table[table["dataset"] != dataset]
@@ -91,7 +96,7 @@ def reason_without(table: pd.DataFrame | None, name_knowledge: float) -> str:
         return "the gain map contains no other dataset"
     if _covers(table, name_knowledge):
         return "the gain map contains too few datasets"
-    low, high = table["name_knowledge"].min(), table["name_knowledge"].max()
+    low, high = range_of(table)
     return (
         f"name knowledge {name_knowledge:.2f} is outside the gain map, which was measured from {low:.2f} to {high:.2f}"
     )

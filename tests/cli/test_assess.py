@@ -114,7 +114,8 @@ def test_a_pilot_without_increment_or_extrapolation_is_explained() -> None:
 
 
 def test_name_knowledge_with_the_shots_of_the_map_is_printed() -> None:
-    other = replace(predicted(GAIN), map_shots=16, map_knowledge=0.625)
+    other = replace(predicted(GAIN), map_shots=16, map_knowledge=0.625, map_range=(0.2, 1.04))
+    assert "range of the gain map 0.20 to 1.04" in joined(other)
     assert "with 16 shots, as in the gain map 0.62" in joined(other)
     assert "as in the gain map" not in joined(replace(other, map_knowledge=MEASURED.name_knowledge))
 
@@ -176,7 +177,8 @@ def test_init_does_not_download_a_clip_model(
     folder, recipe = folder_of_folders(tmp_path / "own", per_class=4), str(tmp_path / "own.yaml")
     outcome = Outcome(capsys, "init", str(folder), "--out", recipe, "--photographs")
     assert outcome.status == 0, outcome.err
-    assert len(outcome.out.splitlines()) == 1
+    _, hint = outcome.out.splitlines()
+    assert hint.endswith(f"`syncclip assess {recipe}` (downloads the CLIP model)")
 
 
 def test_init_reports_why_a_dataset_is_not_assessed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

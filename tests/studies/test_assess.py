@@ -94,6 +94,7 @@ def test_gains_are_predicted_at_the_measured_name_knowledge(recipe: Recipe, inst
     table.to_csv(installed, index=False)
     assessment = assess(recipe)
     assert assessment.reason is None and len(assessment.expected) == 9
+    assert assessment.map_range == (table["name_knowledge"].min(), table["name_knowledge"].max())
     assert assessment.recommended is not None and assessment.recommended.configuration == "class-vectors"
     expected = {(gain.configuration, gain.images_per_class): gain.over_real.estimate for gain in assessment.expected}
     assert expected["class-vectors", 16] == pytest.approx(6 * 16 / 17, abs=0.5)
