@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import re
 from functools import cache
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from syncclip import storage
 from syncclip.evaluation.metrics import METRIC_HEADINGS
 from syncclip.recipe.recipe import Recipe
-from syncclip.studies import analysis, predictions
+from syncclip.studies import analysis, levels, predictions
 
 pytestmark = [pytest.mark.nightly, pytest.mark.slow]
 
@@ -397,31 +397,78 @@ HYPOTHESES = {
     "SYNC-CLIP over real images alone": ("syncclip-both", "ivlp-real"),
     "shared prompts over the naive mix": ("syncclip-shared", "ivlp-both"),
     "prompts of both domains over real-domain prompts": ("syncclip-both@both", "syncclip-both"),
-    "class means over SYNC-CLIP": ("classmeans-both", "syncclip-both"),
-    "class means over SYNC-CLIP with class vectors": ("classmeans-both", "syncclip-vectors"),
     "class means over zero-shot CLIP": ("classmeans-both", "zeroshot"),
+    "class means over IVLP on real images alone": ("classmeans-both", "ivlp-real"),
+    "class means over the naive mix": ("classmeans-both", "ivlp-both"),
+    "class means over SYNC-CLIP": ("classmeans-both", "syncclip-both"),
+    "class means over prompts of both domains": ("classmeans-both", "syncclip-both@both"),
+    "class means over shared prompts": ("classmeans-both", "syncclip-shared"),
+    "class means over SYNC-CLIP with class vectors": ("classmeans-both", "syncclip-vectors"),
 }
 """Row label in the page of the map -> configuration and baseline."""
 
 
-def test_the_page_of_the_map_shows_the_gains_of_the_hypotheses() -> None:
-    levels = {}
-    for folder in sorted((STUDY / "map").glob("names-*")):
-        study = predictions.recompute(str(folder))
-        assert not study.differ
-        levels[folder.name] = study.comparisons
-    rows = rows_of("docs/results/map/README.md", "gain in HM (all)")
-    for row in rows:
-        configuration, baseline = HYPOTHESES[row["gain in HM (all)"]]
-        gains = {
-            pair.images_per_class: interval(pair.estimate, pair.low, pair.high)
-            for pair in levels[row["level"].strip("`")]
-            if (pair.configuration, pair.baseline, pair.unit) == (configuration, baseline, "classes")
-            and pair.metric == "all_classes_hm"
+@cache
+def levels_of_the_map() -> dict[str, predictions.Recomputed]:
+    return {folder.name: predictions.recompute(str(folder)) for folder in sorted((STUDY / "map").glob("names-*"))}
+
+
+@pytest.mark.parametrize("numbers", ["mean", "largest number"])
+def test_the_page_of_the_map_shows_the_gains_of_the_hypotheses(numbers: str) -> None:
+    """Gains are bold if their interval excludes zero."""
+    heading = f"gain in HM (all), {numbers}"
+    rows = {row.pop(heading): row for row in rows_of("docs/results/map/README.md", heading)}
+    expected: dict[str, Row] = {label: {} for label in HYPOTHESES}
+    for level, study in levels_of_the_map().items():
+        for label, (configuration, baseline) in HYPOTHESES.items():
+            pairs = {
+                pair.images_per_class: pair
+                for pair in study.comparisons
+                if (pair.configuration, pair.baseline, pair.unit) == (configuration, baseline, "classes")
+                and pair.metric == "all_classes_hm"
+            }
+            selected = pairs[None if numbers == "mean" else max(amount for amount in pairs if amount)]
+            gain = interval(selected.estimate, selected.low, selected.high)
+            significant = selected.low > 0 or selected.high < 0
+            expected[label][f"`{level}`"] = f"**{gain}**" if significant else gain
+    assert rows == expected
+
+
+MAPPED = {
+    "class means over zero-shot CLIP": ("classmeans-both", "zeroshot"),
+    "SYNC-CLIP with class vectors over zero-shot CLIP": ("syncclip-vectors", "zeroshot"),
+    "linear probe over zero-shot CLIP": ("probe-both", "zeroshot"),
+    "SYNC-CLIP over zero-shot CLIP": ("syncclip-both", "zeroshot"),
+    "SYNC-CLIP over IVLP, real only": ("syncclip-both", "ivlp-real"),
+    "IVLP, naive mix over IVLP, real only": ("ivlp-both", "ivlp-real"),
+}
+"""Row label in the README's table of the map -> configuration and baseline."""
+
+
+def test_the_readme_shows_the_gains_of_the_map() -> None:
+    table = pd.read_parquet(STUDY / "map" / "map.parquet")
+    cells = table[(table["dataset"] == "") & (table["metric"] == "all_classes_hm")].to_dict("records")
+    measured = json.loads((STUDY / "map" / "map.json").read_text(encoding="utf-8"))["levels"]
+    expected: dict[str, Row] = {
+        "name knowledge": {f"`{level}`": f"{knowledge:.2f}" for level, knowledge in measured.items()},
+        "zero-shot CLIP, HM (all) in %": {
+            f"`{cell['pretrained']}`": f"{cell['value']:.1f}" for cell in cells if cell["configuration"] == "zeroshot"
+        },
+    }
+    for label, pair in MAPPED.items():
+        expected[label] = {
+            f"`{cell['pretrained']}`": interval(cell["gain"], cell["low"], cell["high"])
+            for cell in cells
+            if (cell["configuration"], cell["baseline"]) == pair and [*cell["averaged_over"]] == [1, 4, 16]
         }
-        assert row["mean over numbers of images"] == gains[None]
-        assert row["largest number of images"] == gains[max(amount for amount in gains if amount is not None)]
-    assert {(row["gain in HM (all)"], row["level"].strip("`")) for row in rows} == set(product(HYPOTHESES, levels))
+    heading = "gain in HM (all)"
+    assert {row.pop(heading): row for row in rows_of("README.md", heading)} == expected
+
+
+def test_the_map_is_derived_from_the_predictions() -> None:
+    result = levels.recompute(str(STUDY / "map"))
+    assert result.differ == []
+    assert result.numbers > 100_000
 
 
 AMOUNTS = (1, 2, 4, 8, 16, 32, 64)
