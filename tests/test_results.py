@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from scripts.gain_map import derive
 from syncclip import storage
 from syncclip.evaluation.metrics import METRIC_HEADINGS
 from syncclip.recipe.recipe import Recipe
-from syncclip.studies import analysis, levels, predictions
+from syncclip.studies import analysis, gain_prediction, levels, predictions
 
 pytestmark = [pytest.mark.nightly, pytest.mark.slow]
 
@@ -537,3 +539,35 @@ def test_the_readme_states_the_gain_in_its_figure() -> None:
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     gain = gains_of(published(), 64, ("ivlp-real", None))["all_classes_novel"]
     assert f"the gain in novel (all) accuracy is {gain}, which is not significant" in text
+
+
+def test_the_gain_map_is_derived_from_the_map(tmp_path: Path) -> None:
+    shutil.copytree(STUDY / "map", tmp_path / "map")
+    derive(tmp_path / "map", tmp_path / "gain_map.csv")
+    assert (tmp_path / "gain_map.csv").read_text() == gain_prediction.MAP.read_text()
+
+
+TARGETS = {"real images only": "over_real", "zero-shot CLIP": "over_zero_shot"}
+"""Baseline in the page of `assess` -> column of the gain map."""
+
+
+def test_the_page_of_assess_shows_the_errors_of_held_out_predictions() -> None:
+    table = gain_prediction.installed_map()
+    assert table is not None
+    summary = gain_prediction.errors(gain_prediction.held_out(table)).to_dict("records")
+    expected = {
+        (row["left_out"], row["target"]): {
+            "predictions": f"{row['predictions']:,}",
+            "mean absolute error": f"{row['absolute_error']:.1f}",
+            "of a constant": f"{row['constant_error']:.1f}",
+            "coverage, %": f"{row['coverage']:.0f}",
+            "rank correlation, mean": f"{row['rank_correlation']:.2f}",
+            "minimum": f"{row['least_rank_correlation']:.2f}".replace("-", "−"),
+            "correct sign, %": f"{row['same_sign']:.0f}",
+        }
+        for row in summary
+        if row["configuration"] == gain_prediction.ALL_CONFIGURATIONS
+    }
+    rows = rows_of("docs/assess.md", "left out")
+    assert {(row.pop("left out"), TARGETS[row.pop("gain over")]): row for row in rows} == expected
+    assert all(float(row["coverage, %"]) >= 90 for row in rows)

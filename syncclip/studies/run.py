@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from syncclip.datasets.dataset import Split
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs import resolve
 from syncclip.runtime.progress import Progress, print_message
+from syncclip.runtime.ray_session import ray_session
 from syncclip.storage import urls
 from syncclip.studies import findings, multi_dataset, outputs
 from syncclip.studies.cells import CellRun, check_configurations, prepare, run_cells
@@ -70,10 +72,12 @@ def study(recipe: Recipe, out: str | None = None) -> Study:
         raise UserError(
             f"{url} contains a study with several pretrained tags; set study.pretrained, or use a new folder"
         )
-    with storage.lock(url, "study"):
+    with storage.lock(url, "study"), ExitStack() as stack:
         announce("study", recipes)
         if power := power_line(recipes.values()):
             print_message(power)
+        if _starts_several_sets(recipes, url, out is not None):
+            stack.enter_context(ray_session())
         parts = parts_of(recipes, url, out is not None)
         state = parts[""].state if "" in parts else multi_dataset.state_of(recipe, parts)
         grids = [(part.recipe, part.url, part.state) for part in parts.values()]
@@ -232,15 +236,41 @@ def ensure_set(recipe: Recipe, out: str | None, images_per_class: int | None = N
         plan = read_set(url)
         assert plan is not None, "find_synthetic must return the folder of a synthetic dataset"
         return SyntheticSet(url, plan.images_per_class)
-    url = storage.join(recipe.folder, "synthetic")
-    if out is not None:
-        beside = storage.join(out, "synthetic")
-        if storage.exists(storage.join(beside, PLAN_NAME)) or not storage.exists(storage.join(url, PLAN_NAME)):
-            url = beside
+    url = _set_folder(recipe, out)
     images_per_class = images_per_class or recipe.study.amounts[-1]
     done = jobs.synth(recipe.with_values({"synthesis.images_per_class": images_per_class}), url)
     cost = (done.work.seconds / 3600, done.work.busy) if done.work.images else (None, None)
     return SyntheticSet(done.url, images_per_class, *cost)
+
+
+def _set_folder(recipe: Recipe, out: str | None) -> str:
+    """Return the folder of a synthetic dataset that the study generates or completes; see `ensure_set`."""
+    url = storage.join(recipe.folder, "synthetic")
+    if out is None:
+        return url
+    beside = storage.join(out, "synthetic")
+    if storage.exists(storage.join(beside, PLAN_NAME)) or not storage.exists(storage.join(url, PLAN_NAME)):
+        return beside
+    return url
+
+
+def _starts_several_sets(recipes: Mapping[str, Recipe], url: str, beside: bool) -> bool:
+    """Return whether the study starts more than one synthetic dataset, without a GPU.
+
+    These datasets can share a Ray session, which saves the start of Ray for each of them. On a GPU, they don't, because
+    a local Ray instance waits only at its end until its workers have released the GPU's memory.
+    """
+    new = [
+        recipe
+        for name, recipe in recipes.items()
+        if any(configuration.synthetic for configuration in recipe.study.configurations)
+        and recipe.training.synthetic is None
+        and not recipe.synthesis.num_gpus
+        and not storage.exists(
+            storage.join(_set_folder(recipe, storage.join(url, name) if beside else None), PLAN_NAME)
+        )
+    ]
+    return len(new) > 1
 
 
 def with_amounts(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -227,3 +229,34 @@ def test_test_domains_are_configurations_without_further_trainings(
     state = read(done, "study.json")
     assert [each["name"] for each in state["configurations"]] == ["ivlp-real", "syncclip-both", "syncclip-both@both"]
     assert len(state["cells"]) == 2 + 4
+
+
+def test_datasets_without_images_share_a_ray_session_unless_they_need_a_gpu(
+    suite_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+
+    @contextmanager
+    def session() -> Iterator[None]:
+        events.append("start")
+        yield
+        events.append("end")
+
+    def synth(recipe: Recipe, url: str) -> SimpleNamespace:
+        events.append(recipe.name)
+        if not (Path(url) / "plan.json").exists():
+            make_set(recipe, url)
+        return SimpleNamespace(url=url, work=SimpleNamespace(images=0))
+
+    monkeypatch.setattr(running, "run_cells", run_cells_here)
+    monkeypatch.setattr(running, "ray_session", session)
+    monkeypatch.setattr(running.jobs, "synth", synth)
+    values = "training.synthetic=null", "study.configurations=[{method: probe}]", "study.seeds=[1]"
+    recipe = suite_recipe(suite_world, *values, "study.images_per_class=[1]", "synthesis.images_per_class=1")
+
+    for expected in (["start", *MEMBERS, "end"], [*MEMBERS]):  # then all images exist
+        study(recipe, str(tmp_path / "study")).check()
+        assert events == expected
+        events.clear()
+    study(recipe.with_values({"synthesis.num_gpus": 1}), str(tmp_path / "gpu"))
+    assert events == [*MEMBERS]
