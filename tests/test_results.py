@@ -436,13 +436,44 @@ def test_the_page_of_the_map_shows_the_gains_of_the_hypotheses(numbers: str) -> 
     assert rows == expected
 
 
+TRENDS = {
+    "class means": "classmeans-both",
+    "SYNC-CLIP with class vectors": "syncclip-vectors",
+    "linear probe": "probe-both",
+    "Tip-Adapter": "tip-both",
+    "SYNC-CLIP": "syncclip-both",
+    "prompts of both domains": "syncclip-both@both",
+    "shared prompts": "syncclip-shared",
+    "naive mix": "ivlp-both",
+}
+"""Row label in the trend table of the map's page -> configuration."""
+
+
+def test_the_page_of_the_map_shows_where_the_gains_change_their_sign() -> None:
+    trends = {
+        (trend["configuration"], trend["over"]): trend
+        for trend in json.loads((STUDY / "map" / "map.json").read_text(encoding="utf-8"))["trends"]
+        if trend["metric"] == "all_classes_hm" and trend["averaged_over"] == [1, 4, 16]
+    }
+    overs = {"zero-shot CLIP": "zero-shot", "real images only": "real"}
+    rows = rows_of("docs/results/map/README.md", "trend of")
+    assert [(row["trend of"], row["baseline"]) for row in rows] == [(name, over) for over in overs for name in TRENDS]
+    for row in rows:
+        trend = trends[TRENDS[row["trend of"]], overs[row["baseline"]]]
+        slope = (trend["slope"][key] / 10 for key in ("estimate", "low", "high"))
+        assert row["points per 0.1"] == interval(*slope)
+        assert row["sign change"] == ("" if trend["crossing"] is None else f"{trend['crossing']:.2f}")
+        for heading, key in (("significant gain", "gain_range"), ("significant loss", "loss_range")):
+            assert row[heading] == " to ".join(f"{bound:.2f}" for bound in trend[key])
+
+
 MAPPED = {
     "class means over zero-shot CLIP": ("classmeans-both", "zeroshot"),
     "SYNC-CLIP with class vectors over zero-shot CLIP": ("syncclip-vectors", "zeroshot"),
     "linear probe over zero-shot CLIP": ("probe-both", "zeroshot"),
     "SYNC-CLIP over zero-shot CLIP": ("syncclip-both", "zeroshot"),
+    "IVLP, naive mix over zero-shot CLIP": ("ivlp-both", "zeroshot"),
     "SYNC-CLIP over IVLP, real only": ("syncclip-both", "ivlp-real"),
-    "IVLP, naive mix over IVLP, real only": ("ivlp-both", "ivlp-real"),
 }
 """Row label in the README's table of the map -> configuration and baseline."""
 
