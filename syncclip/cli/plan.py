@@ -51,8 +51,7 @@ def plan(
         recipes = [loaded.with_values({"dataset.name": dataset.name}) for dataset in datasets.values()]
         if probe or throughput is not None:
             raise UserError(
-                "--probe and --throughput require a single dataset; select one, such as "
-                f"dataset.name={recipes[0].dataset.name}"
+                f"--probe and --throughput require a single dataset, such as dataset.name={recipes[0].dataset.name}"
             )
         text.show(suite_table(loaded.name, [syncclip.plan(each) for each in recipes]))
         text.show(f"for prompts, time and cost: `syncclip plan {recipe} dataset.name={recipes[0].dataset.name}`")
