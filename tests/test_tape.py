@@ -6,6 +6,7 @@ diffusion models and buckets; `tests/cluster` runs the jobs on a cluster.
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -25,7 +26,7 @@ PATIENCE = 3000
 
 pytestmark = [pytest.mark.timeout(PATIENCE + 300), *on_hosts]
 
-SKIPPED = ("make test", "pip install", "python3 -m venv", "ray job submit")
+SKIPPED = ("git clone", "make check", "make docs", "make test", "pip install", "python3 -m venv", "ray job submit")
 
 
 def commands(page: str, part: str = "") -> list[str]:
@@ -96,9 +97,25 @@ def run_all(folder: Path, lines: list[str]) -> str:
     return done.stdout
 
 
-def test_the_laptop_section_of_the_readme(clone: Path) -> None:
-    output = run_all(clone, commands("README.md", "On a laptop"))
+def compared_trainings(folder: Path, output: str) -> list[str]:
+    """The trainings in a folder; each is above its baselines, or the output contains a warning."""
+    text, runs = " ".join(output.split()), []
+    for path in sorted(folder.glob("*/**/results.json")):
+        results = json.loads(path.read_text())
+        if "cells" in path.parts:
+            continue
+        score, key = results["all_classes_hm"], "all_classes_hm"
+        below = [name for name, scores in results["baselines"].items() if score <= scores[key]]
+        assert not below or f"for {results['method']} ({score:.1f} %)" in text, (path, below)
+        runs.append(str(path.parent.relative_to(folder)))
+    assert "zero-shot CLIP" in text and "chance" in text
+    return runs
 
+
+def test_the_laptop_section_of_the_readme(clone: Path) -> None:
+    output = run_all(clone, [*commands("README.md", "syncclip"), *commands("README.md", "On a laptop")])
+
+    assert compared_trainings(clone, output) == ["runs/first"]
     assert (clone / "runs/demo/study/report.html").stat().st_size > 100_000
     assert (clone / "bus.jpg").stat().st_size > 500
     assert "Effect of synthetic images on novel classes – significant gain" in " ".join(output.split())
@@ -117,10 +134,12 @@ def test_the_section_on_custom_classes_of_the_readme(clone: Path, tiny: TinyWorl
     recipe["study"] = {"cpus": 1, "gpus": 0, "resamples": 100}
     (clone / "birds.yaml").write_text(yaml.safe_dump(recipe))
     lines = commands("README.md", "With a GPU and your own classes")
-    assert len(lines) == 3
+    assert len(lines) == 4
 
-    run_all(clone, [re.sub(r"images_per_class=\[.*?\]", "images_per_class=[1,2]", line) for line in lines])
+    output = run_all(clone, [re.sub(r"images_per_class=\[.*?\]", "images_per_class=[1,2]", line) for line in lines])
 
+    assert "name knowledge" in output
+    assert len(compared_trainings(clone, output)) == 1
     assert (clone / "runs/birds/study/report.html").is_file()
 
 
@@ -130,6 +149,8 @@ def test_the_tutorial(clone: Path) -> None:
     assert output.rstrip().endswith("the same")
     assert (clone / "tour/set/report.html").is_file()
     assert (clone / "tour/run/report.html").is_file()
+    assert "56 images of 14 classes" in output
+    assert compared_trainings(clone, output) == ["tour/mine-run", "tour/run"]
     assert yaml.safe_load((clone / "tour/mine.yaml").read_text())["dataset"]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import Enum
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,6 +29,9 @@ from syncclip.core import text
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 from syncclip.runtime.progress import print_message
+
+if TYPE_CHECKING:
+    from syncclip.jobs import Run
 
 
 class JobName(str, Enum):
@@ -107,10 +110,9 @@ def train(recipe: RecipeName, overrides: Overrides, out: Out = None) -> None:
     """Train one method on real and synthetic images, and evaluate it; an interrupted run resumes."""
     loaded = syncclip.Recipe.load(recipe, overrides)
     from syncclip import jobs
-    from syncclip.cli import render
 
     run = jobs.train(loaded, out)
-    text.show(render.results(run.results, f"{run.name}: accuracy on {run.split} images, %"))
+    _show_results(run)
     text.show(run.url)
 
 
@@ -125,12 +127,21 @@ def evaluate(
 ) -> None:
     """Evaluate a trained run with all metrics, on its own test images or on another dataset."""
     from syncclip import jobs
-    from syncclip.cli import render
 
     evaluated = jobs.evaluate(run, overrides, dataset, root)
     of = f" of {dataset}" if dataset else ""
-    title = f"{evaluated.name}: accuracy on {evaluated.split} images{of}, %"
-    text.show(render.results(evaluated.results, title))
+    _show_results(evaluated, of)
+
+
+def _show_results(run: Run, of: str = "") -> None:
+    """Print a run's metrics beside those of its baselines, and warnings about both."""
+    from syncclip.cli import render
+    from syncclip.evaluation.baselines import BASELINES, baseline_warnings
+
+    title, method = f"{run.name}: accuracy on {run.split} images{of}, %", run.results["method"]
+    text.show(render.results(run.results, method, title), keys=1)
+    for warning in baseline_warnings({method: run.results}, run.results[BASELINES]):
+        print_message(f"warning: {warning}")
 
 
 def study(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from syncclip.core.text import counted, percent, printable, size, table
+from syncclip.evaluation.baselines import BASELINE_NAMES, BASELINES
 from syncclip.evaluation.metrics import METRIC_HEADINGS
 
 if TYPE_CHECKING:
@@ -18,9 +19,12 @@ if TYPE_CHECKING:
     from syncclip.synthetic_sets.quality import SetQuality
 
 
-def results(metrics: Mapping[str, Any], title: str) -> Table:
-    """Return a table of a run's metrics, in percent."""
-    return table(title, list(METRIC_HEADINGS.values()), [[metrics.get(key) for key in METRIC_HEADINGS]])
+def results(metrics: Mapping[str, Any], method: str, title: str) -> Table:
+    """Return a table of a run's metrics and those of its baselines, in percent."""
+    baselines = metrics.get(BASELINES, {})
+    rows = {method: metrics, **{name: baselines[key] for key, name in BASELINE_NAMES.items() if key in baselines}}
+    cells = [[name, *(numbers.get(key) for key in METRIC_HEADINGS)] for name, numbers in rows.items()]
+    return table(title, ["", *METRIC_HEADINGS.values()], cells)
 
 
 def summary(done: SetSummary) -> str:

@@ -82,6 +82,7 @@ def predict(
     parts: int = 1,
     temperature: float = 1.0,
     domains: Sequence[TestDomain | None] = (None,),
+    baseline: Method | None = None,
 ) -> list[Predictions]:
     """Classify all images, or one of several parts; class names are encoded only once.
 
@@ -100,9 +101,10 @@ def predict(
         temperature: calibration temperature, by which the logits are divided.
         domains: domains whose prompts are used to encode the images (see `Method.logits_by_domain`); None: the
             method's default.
+        baseline: second method that classifies the same images, without `temperature`.
 
     Returns:
-        One `Predictions` per domain. Images are decoded and transformed once.
+        One `Predictions` per domain, followed by those of `baseline`. Images are decoded and transformed once.
 
     Raises:
         UserError: there are no images, or an image is unreadable.
@@ -113,11 +115,12 @@ def predict(
     slices = batches(len(images), batch, part, parts)
     rows = np.concatenate([np.arange(0), *(np.arange(each.start, each.stop) for each in slices)])
     empty = torch.zeros(0, len(method.classnames), dtype=torch.float64)
-    of_domains = [[_predict(empty, labels[:0], base, None)] for _ in domains]
-    for each, logits in _logits(method, images, transform, slices, threads, domains):
-        for batch_columns, of_domain in zip(of_domains, logits, strict=True):
-            batch_columns.append(_predict(of_domain / temperature, labels[each], base, candidates))
-    columns = [[torch.cat(column).numpy() for column in zip(*each, strict=True)] for each in of_domains]
+    temperatures = [temperature] * len(domains) + [1.0] * (baseline is not None)
+    outputs = [[_predict(empty, labels[:0], base, None)] for _ in temperatures]
+    for each, logits in _logits(method, images, transform, slices, threads, domains, baseline):
+        for batch_columns, scores, divisor in zip(outputs, logits, temperatures, strict=True):
+            batch_columns.append(_predict(scores / divisor, labels[each], base, candidates))
+    columns = [[torch.cat(column).numpy() for column in zip(*each, strict=True)] for each in outputs]
     return [Predictions(rows, labels.numpy()[rows], *each) for each in columns]
 
 
@@ -157,9 +160,10 @@ def _logits(
     slices: Sequence[slice],
     threads: int,
     domains: Sequence[TestDomain | None] = (None,),
+    baseline: Method | None = None,
 ) -> Iterator[tuple[slice, list[Tensor]]]:
-    """Yield each slice of rows with its (B, C) logits in double precision for each domain, while a thread decodes the
-    next batch."""
+    """Yield each slice of rows with its (B, C) logits in double precision for each domain and for `baseline`, while a
+    thread decodes the next batch."""
 
     def load(rows: slice) -> Tensor:
         return torch.stack([transform(images.image(row)) for row in range(rows.start, rows.stop)])
@@ -172,8 +176,10 @@ def _logits(
             pixels = pending.pop().result()
             if following is not None:
                 pending.append(decoder.submit(load, following))
-            logits = method.logits_by_domain(pixels.to(method.clip.device), domains)
-            yield rows, [of_domain.double().cpu() for of_domain in logits]
+            pixels = pixels.to(method.clip.device)
+            logits = method.logits_by_domain(pixels, domains)
+            outputs = logits if baseline is None else [*logits, baseline.logits(pixels)]
+            yield rows, [output.double().cpu() for output in outputs]
     method.train(training)
 
 

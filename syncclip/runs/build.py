@@ -13,6 +13,7 @@ from PIL import Image
 from syncclip import storage
 from syncclip.clip.backbone import Backbone, BackboneSettings, load_backbone
 from syncclip.clip.prompted import PromptedClip
+from syncclip.clip.tokens import TextTooLongError
 from syncclip.clip.transforms import cut, train_transform
 from syncclip.core.session import current
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
@@ -104,14 +105,24 @@ def predictions(
     part: int = 0,
     parts: int = 1,
     domains: Sequence[TestDomain | None] = (None,),
+    baseline: Method | None = None,
 ) -> list[Predictions]:
-    """Classify the images of a split, or part `part` of `parts`, for each test domain; see `predict`."""
+    """Classify the images of a split, or part `part` of `parts`, for each test domain and `baseline`; see
+    `predict`."""
     images, batch, threads = run.dataset.split(split), recipe.evaluation.batch_size, recipe.training.threads
     base, only = len(run.dataset.base), run.dataset.only
-    backbone, method = run.backbone, run.method
+    transform, method = run.backbone.preprocess, run.method
     return predict(
-        method, images, base, backbone.preprocess, batch, threads, only, part, parts, run.temperature, domains
+        method, images, base, transform, batch, threads, only, part, parts, run.temperature, domains, baseline
     )
+
+
+def zero_shot_baseline(run: RunParts) -> Method | None:
+    """Build zero-shot CLIP for a run's classes; None if a prompt exceeds the context length."""
+    try:
+        return build_method("zeroshot", run.method.clip, run.dataset).to(run.method.clip.device).eval()
+    except TextTooLongError:  # the run's method does not use the template
+        return None
 
 
 def calibrated(recipe: Recipe, run: RunParts) -> RunParts:
@@ -148,10 +159,12 @@ class ModelCache:
         self._sets: tuple[object, list[MixedSource[ShardSet]]] | None = None
         self._clip: tuple[BackboneSettings, PromptedClip] | None = None
         self._images: dict[tuple[str, str], dict[int, Image.Image]] = {}
+        self.zero_shot: dict[tuple[str, str, int, int], dict[str, Any]] = {}
+        """Scores of zero-shot CLIP, keyed by dataset, split, batch size and number of threads."""
 
     def dataset(self, settings: DatasetSettings) -> Dataset:
         """Return the cached result of `load_dataset`."""
-        key = _key(settings)
+        key = dataset_key(settings)
         if key not in self._datasets:
             self.loads["dataset"] += 1
             self._datasets[key] = load_dataset(settings)
@@ -182,6 +195,7 @@ class ModelCache:
         if self._clip is None or self._clip[0] != settings:
             self._clip = None  # free its memory first
             self._images.clear()
+            self.zero_shot.clear()
             self.room = self._keep_bytes
             self.loads["clip"] += 1
             self._clip = settings, PromptedClip(load_backbone(settings))
@@ -195,7 +209,7 @@ class ModelCache:
         if not self._keep_bytes:
             return dataset
         kept: dict[Split, dict[int, Image.Image]] = {
-            split: self._images.setdefault((_key(settings), split), {}) for split in TESTED
+            split: self._images.setdefault((dataset_key(settings), split), {}) for split in TESTED
         }
         return dataset.with_images(
             lambda split, images: CachedImages(self, images, kept[split], backbone) if split in kept else images
@@ -222,7 +236,7 @@ class CachedImages(ImageView):
         return image
 
 
-def _key(settings: DatasetSettings) -> str:
+def dataset_key(settings: DatasetSettings) -> str:
     """Return a dataset's cache key, which does not depend on few-shot settings."""
     return settings.model_copy(update={"shots": 1, "seed": None}).model_dump_json()
 

@@ -15,10 +15,19 @@ from syncclip import storage
 from syncclip.core.custom_code import custom_code_reported
 from syncclip.core.session import Session, current
 from syncclip.datasets import DatasetSettings
+from syncclip.evaluation.baselines import BASELINES, chance, scores_of
 from syncclip.evaluation.predict import PREDICTIONS, RESULTS, Predictions, read_results, results, save_evaluation
 from syncclip.methods.settings import TestDomain
 from syncclip.recipe.recipe import Recipe
-from syncclip.runs.build import ModelCache, RunParts, build_parts, calibrated, predictions
+from syncclip.runs.build import (
+    ModelCache,
+    RunParts,
+    build_parts,
+    calibrated,
+    dataset_key,
+    predictions,
+    zero_shot_baseline,
+)
 from syncclip.runs.classes import CLASSES, carry_over, describe, read_classes
 from syncclip.runtime.progress import print_message
 from syncclip.runtime.ray_session import capacity, ray_session, unwrapped
@@ -66,7 +75,7 @@ def score(
     parts = calibrated(recipe, parts)
     classes = describe(recipe, parts.dataset, parts.backbone, parts.temperature)
     storage.write_document(folder.path(CLASSES), classes, folder.owner)
-    return _evaluate(recipe, folder, parts, None, workers)
+    return _evaluate(recipe, folder, parts, None, workers, cache)
 
 
 def transfer(
@@ -85,7 +94,7 @@ def transfer(
     parts = build_parts(transferred, cache)
     carry_over(recipe, folder, parts.method, f"those of {parts.dataset.name!r}")
     parts = replace(parts, temperature=read_classes(folder).temperature)
-    return _evaluate(transferred, folder, parts, other.name, workers)
+    return _evaluate(transferred, folder, parts, other.name, workers, cache)
 
 
 def transfer_results(folder: RunFolder, name: str) -> dict[str, Any]:
@@ -142,9 +151,16 @@ def done(recipe: Recipe, folder: RunFolder) -> bool:
 
 
 def _evaluate(
-    recipe: Recipe, folder: RunFolder, parts: RunParts, dataset: str | None, workers: int | None
+    recipe: Recipe,
+    folder: RunFolder,
+    parts: RunParts,
+    dataset: str | None,
+    workers: int | None,
+    cache: ModelCache | None = None,
 ) -> dict[str, Any]:
     """Classify all images in the evaluation split, and write the predictions and results for each test domain.
+
+    Zero-shot CLIP classifies the same images in the same pass, unless its scores are in the cache.
 
     Args:
         dataset: name of the transfer dataset; None: the run's own dataset.
@@ -154,16 +170,27 @@ def _evaluate(
     evaluation, method = recipe.evaluation, parts.method
     images = len(parts.dataset.split(evaluation.split))
     domains = (None, *evaluation.test_domains) if dataset is None else (None,)
+    cached = {} if cache is None else cache.zero_shot
+    key = dataset_key(recipe.dataset), evaluation.split, evaluation.batch_size, recipe.training.threads
+    has_baseline = recipe.training.method != "zeroshot"
+    baseline = zero_shot_baseline(parts) if has_baseline and key not in cached else None
     if workers is None or not images:
-        by_domain = predictions(recipe, parts, evaluation.split, domains=domains)
+        by_domain = predictions(recipe, parts, evaluation.split, domains=domains, baseline=baseline)
     else:
         prompts = storage.read_verified(folder.path(PROMPTS), folder.owner)
-        by_domain = shared_predictions(recipe, prompts, workers, images, parts.temperature, domains)
+        with_baseline = baseline is not None
+        by_domain = shared_predictions(recipe, prompts, workers, images, parts.temperature, domains, with_baseline)
+    classes = method.classnames, len(parts.dataset.base)
+    if baseline is not None:
+        cached[key] = scores_of(results(by_domain.pop(), *classes))
     record = folder.record()
-    settings = {"run": folder.name, "split": evaluation.split, "bins": evaluation.bins, "seen": record and record.seen}
+    settings: dict[str, Any] = {"run": folder.name, "method": recipe.training.method, "split": evaluation.split}
+    settings |= {"bins": evaluation.bins, "seen": record and record.seen}
     settings |= {"temperature": parts.temperature} if evaluation.calibrate else {}
     for domain, predicted in zip(domains, by_domain, strict=True):
-        numbers = results(predicted, method.classnames, len(parts.dataset.base), evaluation.bins)
+        numbers = results(predicted, *classes, evaluation.bins)
+        numbers[BASELINES] = {"zero_shot": cached[key]} if has_baseline and key in cached else {}
+        numbers[BASELINES]["chance"] = chance(parts.dataset.candidates, classes[1])
         if domain is None:
             save_evaluation(url, {**settings, **numbers}, predicted, owner)
         else:
@@ -187,6 +214,7 @@ def shared_predictions(
     images: int,
     temperature: float = 1.0,
     domains: Sequence[TestDomain | None] = (None,),
+    baseline: bool = False,
 ) -> list[Predictions]:
     """Classify all images in the evaluation split with Ray tasks, which are pure functions and can be retried.
 
@@ -195,6 +223,7 @@ def shared_predictions(
         prompts: content of the run's safetensors file.
         workers: number of tasks; tasks wait if the cluster is too small to run all of them concurrently.
         images: number of images in the split.
+        baseline: whether zero-shot CLIP also classifies the images; its predictions come last.
     """
     import ray
 
@@ -208,7 +237,7 @@ def shared_predictions(
         try:
             parts = ray.get(
                 [
-                    remote.remote(recipe, prompts, part, workers, current(), temperature, domains)
+                    remote.remote(recipe, prompts, part, workers, current(), temperature, domains, baseline)
                     for part in range(workers)
                 ]
             )
@@ -225,9 +254,11 @@ def predict_part(
     session: Session,
     temperature: float = 1.0,
     domains: Sequence[TestDomain | None] = (None,),
+    baseline: bool = False,
 ) -> list[Predictions]:
     """Body of a Ray task: classify part `part` of `parts` of the images."""
     with session, custom_code_reported():
         run = replace(build_parts(recipe), temperature=temperature)
         run.method.load_state_dict(safetensors.torch.load(prompts))
-        return predictions(recipe, run, recipe.evaluation.split, part, parts, domains)
+        zero_shot = zero_shot_baseline(run) if baseline else None
+        return predictions(recipe, run, recipe.evaluation.split, part, parts, domains, zero_shot)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from syncclip.core import text
 from syncclip.core.text import percent
+from syncclip.datasets import load_dataset, suite_of
+from syncclip.evaluation.baselines import baseline_warnings, chance
 from syncclip.evaluation.metrics import METRIC_HEADINGS, METRICS
 from syncclip.recipe.recipe import Recipe
+from syncclip.runtime.progress import print_message
 from syncclip.studies.outputs import Comparison
 from syncclip.studies.statistics.bootstrap import Interval
 from syncclip.studies.statistics.scaling_fit import Curve
@@ -32,10 +35,31 @@ class TextTable:
 
 
 def show(recipe: Recipe, url: str, table: pd.DataFrame, comparisons: Sequence[Comparison]) -> None:
-    """Print the mean scores, and the paired differences between the reference configuration and the baselines."""
-    for each in [_means(recipe, table), *_compared([pair for pair in comparisons if pair.unit == "classes"])]:
+    """Print the mean scores and the chance level, the paired differences between the reference configuration and the
+    baselines, and warnings about low scores."""
+    random, means = _chance(recipe), _means(recipe, table)
+    row = ["chance", "", "", *("" if level is None else f"{level:.1f}" for level in map(random.get, METRICS))]
+    for each in [
+        replace(means, rows=[*means.rows, row]),
+        *_compared([pair for pair in comparisons if pair.unit == "classes"]),
+    ]:
         text.show(text.table(f"{recipe.name}: {each.title}", each.headings, each.rows), keys=2)
+    for warning in low_scores(table, random):
+        print_message(f"warning: {warning}")
     text.show(url)
+
+
+def low_scores(table: pd.DataFrame, random: Mapping[str, float | None]) -> list[str]:
+    """Return the `baseline_warnings` for the mean scores of all configurations, over numbers of images and seeds.
+
+    Args:
+        table: scores by configuration, number of images and seed.
+        random: chance level of each metric, in per cent.
+    """
+    means = table.groupby("configuration", sort=False)[list(METRICS)].mean().to_dict("index")
+    scores = {str(name): {k: v for k, v in of_name.items() if not np.isnan(v)} for name, of_name in means.items()}
+    untrained = [scores.pop(name) for name in dict.fromkeys(table["configuration"][table["method"] == "zeroshot"])]
+    return baseline_warnings(scores, {"chance": random, "zero_shot": untrained[0] if untrained else {}})
 
 
 def recomputed(means: pd.DataFrame, comparisons: Sequence[Comparison]) -> list[TextTable]:
@@ -133,6 +157,14 @@ def _means(recipe: Recipe, table: pd.DataFrame, prefix: str = "") -> TextTable:
     ]
     title = f"{prefix}Accuracy on {recipe.evaluation.split} images, per cent; mean ± standard error over seeds."
     return TextTable(title, ["method", "images per class", "seeds", *HEADINGS.values()], rows)
+
+
+def _chance(recipe: Recipe) -> dict[str, float | None]:
+    """Return the chance level of each metric in per cent, averaged over the datasets of a suite."""
+    suite = suite_of(recipe.dataset) or {"": recipe.dataset}
+    datasets = [load_dataset(settings) for settings in suite.values()]
+    levels = pd.DataFrame([chance(each.candidates, len(each.base)) for each in datasets], dtype=float).mean()
+    return {metric: None if np.isnan(level) else float(level) for metric, level in levels.to_dict().items()}
 
 
 def _compared(comparisons: Sequence[Comparison]) -> list[TextTable]:

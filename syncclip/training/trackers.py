@@ -18,6 +18,7 @@ from syncclip import storage
 from syncclip.core.secrets import redacted, remember_tracker
 from syncclip.core.settings import UserError
 from syncclip.core.text import install_command
+from syncclip.evaluation.baselines import BASELINES
 from syncclip.runtime.tempdirs import private_tempdir
 from syncclip.training.run_folder import RunFolder
 from syncclip.training.settings import TrainingSettings
@@ -224,7 +225,13 @@ def show_results(
             report(warning)
 
     trackers = Trackers(run, settings.model_copy(update={"trackers": names}), 0, report_new)
-    scores = {f"{numbers['split']}/{key}": value for key, value in numbers.items() if isinstance(value, float)}
+    groups = {"": numbers, **{f"{name}_": scores for name, scores in numbers[BASELINES].items()}}
+    scores = {
+        f"{numbers['split']}/{prefix}{key}": value
+        for prefix, of_group in groups.items()
+        for key, value in of_group.items()
+        if isinstance(value, float)
+    }
     trackers.write(record.total_steps, scores)
     trackers.close(finished=True)
 

@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 
 from syncclip import jobs
+from syncclip.core.session import current
 from syncclip.core.settings import UserError
+from syncclip.evaluation.metrics import METRICS
 from syncclip.evaluation.predict import Predictions
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs import evaluate
+from syncclip.runs.build import ModelCache
 from syncclip.runs.resolve import finished_run, resolve_run
 from syncclip.shards.writer import Sample, write_shard
+from syncclip.training.run_folder import PROMPTS
 from syncclip.verify import verify
 from tests.conftest import TinyWorld
 from tests.worlds.dataset import tiny_dataset
@@ -179,3 +183,28 @@ def test_interrupted_evaluation_is_completed(
     (tmp_path / file).unlink()
     jobs.run_here(recipe, str(tmp_path))
     assert (tmp_path / file).read_bytes() == expected
+
+
+def test_results_contain_zero_shot_clip_on_the_same_images_also_from_a_cache_and_on_several_workers(
+    tiny: TinyWorld, tmp_path: Path
+) -> None:
+    recipe, cache = recipe_of(tiny, "training.method=ivlp"), ModelCache()
+    first, second = (jobs.run_here(recipe, str(tmp_path / name), cache) for name in ("first", "second"))
+    zero_shot = jobs.run_here(recipe_of(tiny, "training.method=zeroshot"), str(tmp_path / "zero_shot"))
+    scores = {key: zero_shot.results[key] for key in METRICS}
+    assert first.results["baselines"]["zero_shot"] == second.results["baselines"]["zero_shot"] == scores
+    assert read(first.url)[1] == read(second.url)[1], "the baseline does not change the predictions"
+    assert first.results["baselines"]["chance"] == zero_shot.results["baselines"]["chance"]
+    assert "zero_shot" not in zero_shot.results["baselines"]
+    evaluated, _ = finished_run(first.url)
+    prompts = (tmp_path / "first" / PROMPTS).read_bytes()
+    images = zero_shot.results["counts"]["all"]
+    parts = [evaluate.predict_part(evaluated, prompts, part, 2, current(), baseline=True) for part in range(2)]
+    joined = Predictions.joined([part[-1] for part in parts], images)
+    expected = Predictions.read(str(tmp_path / "zero_shot" / "predictions.parquet"))
+    assert np.array_equal(joined.all_classes_prediction, expected.all_classes_prediction)
+
+
+def test_a_template_that_the_method_does_not_use_may_exceed_the_context_length(tiny: TinyWorld, tmp_path: Path) -> None:
+    recipe = recipe_of(tiny, "training.method=coop", f"dataset.template={'very ' * 90}{{}}")
+    assert "zero_shot" not in jobs.run_here(recipe, str(tmp_path)).results["baselines"]

@@ -9,7 +9,7 @@ import pandas as pd
 from syncclip.evaluation.metrics import METRICS
 from syncclip.studies.outputs import Comparison
 from syncclip.studies.statistics.bootstrap import Unit
-from syncclip.studies.summary import SHOWN, by_data, recomputed
+from syncclip.studies.summary import SHOWN, by_data, low_scores, recomputed
 
 
 def table(*configurations: tuple[str, str, str, int | None]) -> pd.DataFrame:
@@ -70,3 +70,11 @@ def test_comparisons_have_averages_and_a_table_of_simultaneous_intervals() -> No
     ]
     assert [cells[3] for cells in simultaneous.rows] == ["+4.0 [+0.0, +8.0]"]
     assert [cells[3] for cells in images.rows] == ["+4.0 [+3.0, +5.0]"]
+
+
+def test_low_scores_are_reported_in_a_single_line_for_all_configurations() -> None:
+    rows = table(("ivlp-real", "ivlp", "real", None), ("zeroshot", "zeroshot", "none", None), *COMPLETE[:1])
+    (warning,) = low_scores(rows, dict.fromkeys(METRICS, 5.0))
+    assert "not above zero-shot CLIP (21.0 %) for ivlp-real (11.0 %);" in warning
+    (warning,) = low_scores(rows[rows["method"] != "zeroshot"], dict.fromkeys(METRICS, 12.0))
+    assert "not above chance (12.0 %) for ivlp-real (11.0 %);" in warning

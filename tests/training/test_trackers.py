@@ -63,7 +63,7 @@ def test_results_repeat_no_warning_of_the_training(tmp_path: Path, trained_with:
     train(tmp_path, trackers=trained_with, **invalid)
     job = fakes.job(tmp_path, trackers=["mlflow"], **invalid)
     messages: list[str] = []
-    trackers.show_results(job.run, job.settings, {"split": "test", "hm": 61.5}, messages.append)
+    trackers.show_results(job.run, job.settings, {"split": "test", "hm": 61.5, "baselines": {}}, messages.append)
     assert [message.startswith("mlflow can't be reached") for message in messages] == [True] * warnings
 
 
@@ -167,10 +167,11 @@ def test_mlflow_run_is_continued_after_a_restart_and_by_the_results(
     assert (failed.info.status, failed.data.metrics["rate"] > 0) == ("FAILED", True)
 
     train(tmp_path / "run", **settings)
-    trackers.show_results(job.run, job.settings, {"split": "test", "hm": 61.5, "per_class": []}, print)
+    results = {"split": "test", "hm": 61.5, "per_class": [], "baselines": {"chance": {"hm": 5.0, "novel": None}}}
+    trackers.show_results(job.run, job.settings, results, print)
     (run,) = client.search_runs([experiment.experiment_id])
     assert (run.info.run_id, run.info.status, run.info.run_name) == (failed.info.run_id, "FINISHED", "fake")
     assert run.data.params["method"] == job.settings.method
-    assert run.data.metrics["test/hm"] == 61.5
+    assert run.data.metrics["test/hm"] == 61.5 and run.data.metrics["test/chance_hm"] == 5
     steps = {metric.step for metric in client.get_metric_history(run.info.run_id, "loss/total")}
     assert steps == set(range(1, 21))
