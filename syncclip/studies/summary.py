@@ -12,7 +12,7 @@ from syncclip.core import text
 from syncclip.core.text import percent
 from syncclip.datasets import load_dataset, suite_of
 from syncclip.evaluation.baselines import baseline_warnings, chance
-from syncclip.evaluation.metrics import METRIC_HEADINGS, METRICS
+from syncclip.evaluation.metrics import HARMONIC, METRIC_HEADINGS, METRICS, harmonic_mean
 from syncclip.recipe.recipe import Recipe
 from syncclip.runtime.progress import print_message
 from syncclip.studies.outputs import Comparison
@@ -56,9 +56,9 @@ def low_scores(table: pd.DataFrame, random: Mapping[str, float | None]) -> list[
         table: scores by configuration, number of images and seed.
         random: chance level of each metric, in per cent.
     """
-    means = table.groupby("configuration", sort=False)[list(METRICS)].mean().to_dict("index")
-    scores = {str(name): {k: v for k, v in of_name.items() if not np.isnan(v)} for name, of_name in means.items()}
-    untrained = [scores.pop(name) for name in dict.fromkeys(table["configuration"][table["method"] == "zeroshot"])]
+    means = table.groupby("configuration", sort=False)[list(METRICS)].mean()
+    scores = {str(name): _defined(row) for name, row in means.iterrows()}
+    untrained = [scores.pop(name) for name in table["configuration"][table["method"] == "zeroshot"].unique()]
     return baseline_warnings(scores, {"chance": random, "zero_shot": untrained[0] if untrained else {}})
 
 
@@ -164,7 +164,14 @@ def _chance(recipe: Recipe) -> dict[str, float | None]:
     suite = suite_of(recipe.dataset) or {"": recipe.dataset}
     datasets = [load_dataset(settings) for settings in suite.values()]
     levels = pd.DataFrame([chance(each.candidates, len(each.base)) for each in datasets], dtype=float).mean()
-    return {metric: None if np.isnan(level) else float(level) for metric, level in levels.to_dict().items()}
+    for metric, (first, second) in HARMONIC.items():
+        levels[metric] = harmonic_mean(levels[first], levels[second])
+    return _defined(levels)
+
+
+def _defined(scores: pd.Series) -> dict[str, float | None]:
+    """Return the scores by metric, with None for undefined scores."""
+    return {metric: None if np.isnan(scores[metric]) else float(scores[metric]) for metric in METRICS}
 
 
 def _compared(comparisons: Sequence[Comparison]) -> list[TextTable]:
