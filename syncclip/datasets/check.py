@@ -218,9 +218,9 @@ def _duplicates(dataset: Dataset, every: bool) -> Iterator[str]:
                 checksum = hashlib.sha256(dataset.splits[split].read(row)).digest()
                 copies[checksum].setdefault(split, short_path(dataset.splits[split].name(row)))
     names = [
-        " and ".join(f"{name} ({split})" for split, name in splits.items())
-        for splits in copies.values()
-        if len(splits) > 1
+        " and ".join(f"{name_of[split]} ({split})" for split in SPLITS if split in name_of)
+        for name_of in copies.values()
+        if len(name_of) > 1
     ]
     if names:
         yield f"{counted(len(names), 'image is', 'images are')} in more than one split: {few(names)}; remove the copies"
