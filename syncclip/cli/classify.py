@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
@@ -84,21 +83,21 @@ def classify(
         return
     if num_gpus:
         raise UserError("--num-gpus requires --actors; add --actors, or omit --num-gpus to use a local GPU")
-    from syncclip.datasets.folders import skipped_files
     from syncclip.inference import predictions
     from syncclip.inference.model import load
+    from syncclip.shards.images import SkippedFiles
 
     if out is not None:
         predictions.check_extension(out)
     model = load(run, backbone, pretrained)
     if classes:
         model = model.with_classes(classes)
-    skipped = Counter[str]()
+    skipped = SkippedFiles()
     try:
         _show(model, predictions.classify(model, images, top, batch, skipped=skipped), out)
     finally:
         if skipped:
-            print_message(f"classify: {skipped_files(skipped)}")
+            print_message(f"classify: {skipped}")
 
 
 def teacher(

@@ -32,10 +32,9 @@ def check_command(
     root: Root = None,
     images: Annotated[bool, typer.Option("--images", help="Decode every image instead of a sample.")] = False,
 ) -> None:
-    """Check image counts, decode a sample of images, and report problems; exit with status 1 if there are any."""
+    """Check image counts, decode a sample of images, and report problems (exit status 1) and warnings."""
     from syncclip.datasets.catalog import DATASETS
-    from syncclip.datasets.check import COUNTED, check
-    from syncclip.datasets.folders import skipped_files
+    from syncclip.datasets.check import COUNTED, SMALL_SPLIT, check
 
     checks = [check(dataset, root, images) for dataset in (DATASETS if name == "all" else [name])]
     headings = ["name", *COUNTED, "state"]
@@ -44,7 +43,15 @@ def check_command(
     for result in checks:
         for problem in result.problems:
             text.show(f"{result.name}: {problem}")
+        for warning in result.warnings:
+            text.show(f"{result.name}: warning: {warning}")
+        if result.warnings and (result.counts["test"] or 0) < SMALL_SPLIT:
+            from syncclip.recipe.recipe import Recipe
+            from syncclip.studies.design import power_line
+
+            if power := power_line([Recipe.of_dataset(result.name, root)]):
+                text.show(f"{result.name}: {power}")
         if result.skipped:
-            text.show(f"{result.name}: {skipped_files(result.skipped)}")
+            text.show(f"{result.name}: {result.skipped}")
     if any(result.problems for result in checks):
         raise typer.Exit(1)

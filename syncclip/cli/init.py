@@ -12,11 +12,12 @@ from syncclip import storage
 from syncclip.clip.prompt_text import prompt_texts, too_long
 from syncclip.core.settings import UserError
 from syncclip.datasets import SPLITS, Dataset, DatasetSettings, load_dataset
-from syncclip.datasets.folders import skipped_files
+from syncclip.datasets.check import SMALL_SPLIT, problems_of, warnings_of
 from syncclip.embedded import context_length, load_tokenizer
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.resolve import with_absolute_paths
 from syncclip.runtime.progress import print_message
+from syncclip.studies.design import power_line
 
 SAMPLED_IMAGES = 64
 """Maximum number of images that are opened to measure image sizes, at most one per class."""
@@ -110,9 +111,13 @@ def write_first_recipe(
     template = _PHOTOGRAPHS if photographs else _ICONS
     body = template.format(dataset=_section(recipe.dataset, dataset), configurations=_CONFIGURATIONS)
     storage.write_bytes(path, (_facts(dataset) + body).encode())
-    Recipe.load(path)
+    written = Recipe.load(path)
+    for warning in (*problems_of(dataset), *warnings_of(dataset)):
+        print_message(f"init: warning: {warning}")
+    if len(dataset.split("test")) < SMALL_SPLIT and (power := power_line([written])):
+        print_message(f"init: {power}")
     if dataset.skipped:
-        print_message(f"init: {skipped_files(dataset.skipped)}")
+        print_message(f"init: {dataset.skipped}")
     return path
 
 

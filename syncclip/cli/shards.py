@@ -99,22 +99,19 @@ def import_command(
     ] = None,
 ) -> None:
     """Import an existing synthetic dataset, for training with training.synthetic=DIR."""
-    from collections import Counter
-
     from syncclip import storage
-    from syncclip.datasets.folders import skipped_files
     from syncclip.datasets.loading import read_dataset
-    from syncclip.shards.images import Corruption
+    from syncclip.shards.images import Corruption, SkippedFiles
     from syncclip.synthetic_sets.imported import import_set
 
     recipe = syncclip.Recipe.of_dataset(dataset, root)
     storage.configure(recipe.storage.options)
-    unreadable, skipped = Corruption(limit=None), Counter[str]()
+    unreadable, skipped = Corruption(limit=None), SkippedFiles()
     imported = import_set(source, read_dataset(recipe.dataset), out, images, unreadable, skipped)
     count, classes = counted(sum(imported.counts), "image"), counted(imported.classes, "class", "classes")
     low, high = min(imported.counts), max(imported.counts)
     if skipped:
-        print_message(f"shards import: {skipped_files(skipped)}")
+        print_message(f"shards import: {skipped}")
     if unreadable.names:
         print_message(
             f"shards import: {counted(unreadable.images, 'image')} could not be read: {text.few(unreadable.names)}"

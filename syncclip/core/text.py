@@ -74,6 +74,11 @@ def few(values: Iterable[object]) -> str:
     return ", ".join(map(str, values[:3])) + (", …" if len(values) > 3 else "")
 
 
+def short_path(path: str) -> str:
+    """Return the last two components of a path or URL: `cat/1.jpg`."""
+    return "/".join(path.rsplit("/", 2)[-2:])
+
+
 def percent(share: float) -> str:
     """Format a fraction as a percentage without decimals: 0.93 -> `93 %`."""
     return f"{100 * share:.0f} %"

@@ -1,23 +1,36 @@
-"""Check a dataset for missing files, corrupt images, and counts that differ from the literature."""
+"""Check a dataset for missing, corrupt and duplicate images, small splits, and counts other than the published ones."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from syncclip import storage
 from syncclip.core.settings import UserError
-from syncclip.core.text import counted, few
+from syncclip.core.text import counted, few, short_path
 from syncclip.datasets.catalog import DATASETS, INSTRUCTIONS, CatalogEntry
 from syncclip.datasets.dataset import SPLITS, Dataset, DatasetSettings, Split
 from syncclip.datasets.loading import load_dataset
 from syncclip.datasets.packed import PACKED_FILE
+from syncclip.shards.images import SkippedFiles
 from syncclip.shards.reader import ImageSet
 
 COUNTED = ("classes", *SPLITS)
 SAMPLE = 32
 """Default number of images to decode per split, evenly spaced."""
+SMALL_SPLIT = 100
+"""Number of images below which a split is reported as small."""
+MOST_COMPARED = 10_000
+"""Number of images up to which all images are compared between splits; of a larger dataset, only the sample."""
+IMBALANCE = 3
+"""Ratio between the size of a class and the median size above which the class is reported."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +40,8 @@ class Check:
     Attributes:
         counts, expected: actual and expected numbers of candidate classes and of images per split; None: unknown.
         problems: one message per problem.
-        skipped: number of skipped files by extension.
+        warnings: one message per property of custom data that limits what results on the data can show.
+        skipped: files in the dataset's folders that are not read as images.
         decoded: number of decoded images.
     """
 
@@ -35,7 +49,8 @@ class Check:
     counts: dict[str, int | None]
     expected: dict[str, int | None]
     problems: list[str]
-    skipped: Mapping[str, int] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    skipped: SkippedFiles = field(default_factory=SkippedFiles)
     decoded: int = 0
 
     @property
@@ -83,9 +98,24 @@ def check(name: str, root: str | None, images: bool = False) -> Check:
         for key in COUNTED
         if entry is not None and counts[key] != expected[key]
     ]
-    rows = {split: _rows(size, images) for split, size in sizes.items()}
-    problems += [*_classes_without_images(dataset), *_unreadable_images(dataset, rows)]
-    return Check(name, counts, expected, problems, dataset.skipped, sum(map(len, rows.values())))
+    problems += problems_of(dataset, images)
+    warnings = warnings_of(dataset, images) if entry is None else []
+    decoded = sum(len(_rows(size, images)) for size in sizes.values())
+    return Check(name, counts, expected, problems, warnings, dataset.skipped, decoded)
+
+
+def problems_of(dataset: Dataset, images: bool = False) -> list[str]:
+    """Return one message per split with missing classes, or with unreadable images in a sample (or all `images`)."""
+    return [*_classes_without_images(dataset), *_unreadable_images(dataset, images)]
+
+
+def warnings_of(dataset: Dataset, images: bool = False) -> list[str]:
+    """Return one message per small split, per split with classes of very different size, and for duplicates.
+
+    Args:
+        images: whether to search for duplicates among all images of a dataset with more than `MOST_COMPARED` images.
+    """
+    return [*_small_splits(dataset), *_class_sizes(dataset), *_duplicates(dataset, images)]
 
 
 def require_root(root: str | None) -> None:
@@ -134,11 +164,12 @@ def _rows(size: int, every: bool) -> Sequence[int]:
     return range(size) if every or size <= SAMPLE else [size * i // SAMPLE for i in range(SAMPLE)]
 
 
-def _unreadable_images(dataset: Dataset, rows: Mapping[Split, Sequence[int]]) -> Iterator[str]:
+def _unreadable_images(dataset: Dataset, every: bool) -> Iterator[str]:
     for split, images in dataset.splits.items():
-        errors = [error for row in rows[split] if (error := _decoding_error(images, row)) is not None]
+        rows = _rows(len(images), every)
+        errors = [error for row in rows if (error := _decoding_error(images, row)) is not None]
         if errors:
-            count = f"{len(errors):,} of {counted(len(rows[split]), 'checked image')}"
+            count = f"{len(errors):,} of {counted(len(rows), 'checked image')}"
             yield f"{split}: {count} cannot be read: {few(errors)}"
 
 
@@ -148,3 +179,48 @@ def _decoding_error(images: ImageSet, row: int) -> str | None:
     except UserError as error:
         return str(error)
     return None
+
+
+def _small_splits(dataset: Dataset) -> Iterator[str]:
+    for split in ("val", "test"):
+        size = len(dataset.splits[split]) if split in dataset.splits else 0
+        if 0 < size < SMALL_SPLIT:
+            points = 100 * 1.96 * math.sqrt(0.25 / size)  # normal approximation at an accuracy of 50 %
+            interval = f"the 95 % confidence interval of an accuracy of 50 % is ±{points:.0f} points"
+            yield f"{split}: only {counted(size, 'image')}; {interval}"
+
+
+def _class_sizes(dataset: Dataset) -> Iterator[str]:
+    for split, images in dataset.splits.items():
+        labels = images.labels if split != "train" or dataset.whole_train is None else dataset.whole_train
+        counts = np.bincount(labels, minlength=len(dataset.classnames))
+        median = np.median(counts[counts > 0]) if counts.any() else 0.0
+        ratios = {int(label): max(counts[label] / median, median / counts[label]) for label in np.flatnonzero(counts)}
+        outliers = sorted((label for label in ratios if ratios[label] > IMBALANCE), key=lambda label: -ratios[label])
+        if outliers:
+            names = few(f"{dataset.classnames[label]!r} ({counts[label]:,})" for label in outliers)
+            limits = f"less than 1/{IMBALANCE} or more than {IMBALANCE} times the median of {median:g} images"
+            yield f"{split}: {counted(len(outliers), 'class has', 'classes have')} {limits}: {names}"
+
+
+def _duplicates(dataset: Dataset, every: bool) -> Iterator[str]:
+    """Report identical image files in different splits; only files of equal size are read."""
+    every = every or sum(map(len, dataset.splits.values())) <= MOST_COMPARED
+    by_size: dict[int, list[tuple[Split, int]]] = defaultdict(list)
+    for split, images in dataset.splits.items():
+        for row in _rows(len(images), every):
+            if (size := images.size(row)) is not None:
+                by_size[size].append((split, row))
+    copies: dict[bytes, dict[Split, str]] = defaultdict(dict)
+    for group in by_size.values():
+        for split, row in group if len({split for split, _ in group}) > 1 else ():
+            with suppress(UserError):  # unreadable images are a problem of their own
+                checksum = hashlib.sha256(dataset.splits[split].read(row)).digest()
+                copies[checksum].setdefault(split, short_path(dataset.splits[split].name(row)))
+    names = [
+        " and ".join(f"{name_of[split]} ({split})" for split in SPLITS if split in name_of)
+        for name_of in copies.values()
+        if len(name_of) > 1
+    ]
+    if names:
+        yield f"{counted(len(names), 'image is', 'images are')} in more than one split: {few(names)}; remove the copies"

@@ -16,6 +16,7 @@ from pydantic import Field, StrictInt
 from syncclip.clip.prompt_text import filled
 from syncclip.core.settings import MANY, MOST_CLASSES, Settings, ShortText, UserError
 from syncclip.core.text import ARTICLE, few
+from syncclip.shards.images import SkippedFiles
 from syncclip.shards.reader import ImageSet
 
 Split = Literal["train", "val", "test"]
@@ -67,6 +68,9 @@ class ImageView(ImageSet):
     def name(self, row: int) -> str:
         return self.images.name(row)
 
+    def size(self, row: int) -> int | None:
+        return self.images.size(row)
+
     def image(self, row: int) -> Image.Image:
         return self.images.image(row)
 
@@ -104,7 +108,7 @@ class Dataset:
         whole_train: (N,) class ids of the full training split, if `splits["train"]` is a subset of it.
         open_part: function that opens the training subset and returns its ascending row indices in the full split.
         trained: ids of the classes with training images; None: derived from the labels.
-        skipped: number of skipped files by extension.
+        skipped: files in the dataset's folders that are not read as images.
     """
 
     name: str
@@ -116,7 +120,7 @@ class Dataset:
     whole_train: Ids | None = field(default=None, repr=False)
     open_part: Callable[[], Ids] | None = field(default=None, repr=False)
     trained: frozenset[int] | None = field(default=None, repr=False)
-    skipped: Mapping[str, int] = field(default_factory=dict, repr=False)
+    skipped: SkippedFiles = field(default_factory=SkippedFiles, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.classnames) < 2:

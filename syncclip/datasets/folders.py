@@ -4,34 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from syncclip.core.settings import UserError
-from syncclip.core.text import counted, few
+from syncclip.core.text import few
 from syncclip.datasets.dataset import Split
 from syncclip.datasets.labels import SPLIT_FOLDERS, ImageRecord, Labelled, names_and_splits
-from syncclip.shards.images import EXTENSIONS
+from syncclip.shards.images import EXTENSIONS, SkippedFiles
 from syncclip.shards.reader import ImageSet
 
+NESTED, OUTSIDE = "folder inside a class folder", "image outside class folders"
+"""Reasons for skipping subfolders of class folders, and images beside them."""
 
-def load_folder(path: Path, split_seed: int, skipped: Counter[str]) -> tuple[list[str], dict[Split, Labelled[str]]]:
+
+def load_folder(path: Path, split_seed: int, skipped: SkippedFiles) -> tuple[list[str], dict[Split, Labelled[str]]]:
     """Return the sorted names of the class folders and each split's images.
 
     Args:
         split_seed: seed for a random split, or for sampling a missing validation split.
-        skipped: counter of skipped files by extension.
+        skipped: record of skipped files, updated in place.
     """
     roots = split_folders(folders_in(path)) or {None: path}
     contents = [
         (split, folder, images_in(folder, skipped)) for split, root in roots.items() for folder in folders_in(root)
     ]
     for root in {path, *roots.values()}:
-        names = (entry.name for entry in os.scandir(root) if entry.is_file() and not entry.name.startswith("."))
-        skipped.update(extension(name) + " outside class folders" * has_image_extension(name) for name in names)
+        for file in sorted(entry.path for entry in os.scandir(root) if entry.is_file() and entry.name[0] != "."):
+            skipped.add(OUTSIDE if has_image_extension(file) else extension(file), file)
     classes = sorted({folder.name for _, folder, _ in contents})
     if not classes:
         raise UserError(f"{path}: no class folders; use one subfolder per class, or a table of paths and labels.")
@@ -84,19 +87,24 @@ class FolderSet(ImageSet):
         """Return the path of an image."""
         return self._files[row]
 
+    def size(self, row: int) -> int | None:
+        with suppress(OSError):  # `read` reports the error
+            return Path(self._files[row]).stat().st_size
+        return None
 
-def images_in(folder: Path, skipped: Counter[str]) -> list[str]:
+
+def images_in(folder: Path, skipped: SkippedFiles) -> list[str]:
     """Return a folder's image files, sorted by name.
 
     Args:
-        skipped: counter of skipped subfolders and of skipped files by extension; hidden files are not counted.
+        skipped: record of skipped subfolders and files, updated in place; hidden files are not counted.
 
     Raises:
         UserError: a link points to itself.
     """
     files = []
     with os.scandir(folder) as entries:
-        for entry in entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
             if entry.name.startswith("."):
                 continue
             try:
@@ -106,8 +114,8 @@ def images_in(folder: Path, skipped: Counter[str]) -> list[str]:
             if is_image:
                 files.append(entry.path)
             else:
-                skipped["folder" if entry.is_dir() else extension(entry.name)] += 1
-    return sorted(files)
+                skipped.add(NESTED if entry.is_dir() else extension(entry.name), entry.path)
+    return files
 
 
 def extension(name: str) -> str:
@@ -118,13 +126,6 @@ def extension(name: str) -> str:
 def has_image_extension(name: str) -> bool:
     """Return whether a file name has an image extension."""
     return extension(name) in EXTENSIONS
-
-
-def skipped_files(skipped: Mapping[str, int]) -> str:
-    """Summarise skipped files, starting with the most frequent extension: `skipped 12 files: 10 .heic, 2 .txt`."""
-    counts = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
-    details = ", ".join(f"{count:,} {extension}" for extension, count in counts)
-    return f"skipped {counted(sum(skipped.values()), 'file')}: {details}"
 
 
 def folders_in(folder: Path) -> list[Path]:

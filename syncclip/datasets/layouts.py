@@ -5,7 +5,6 @@ Files that are not part of a layout, such as pickles of CoOp's few-shot samples,
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,6 +16,7 @@ from syncclip.datasets.catalog import INSTRUCTIONS, CatalogEntry
 from syncclip.datasets.dataset import SPLITS, Dataset, Split
 from syncclip.datasets.folders import FolderSet, folders_in, images_in, require_files, text_lines
 from syncclip.datasets.labels import ImageRecord, Labelled, assign_ids
+from syncclip.shards.images import SkippedFiles
 
 
 def load_layout(entry: CatalogEntry, root: Path) -> Dataset:
@@ -30,7 +30,7 @@ def load_layout(entry: CatalogEntry, root: Path) -> Dataset:
     if not (folder / entry.images).is_dir():
         raise UserError(f"{folder / entry.images}: image folder not found; {_instructions(entry)}")
     only: list[int] | None = None
-    skipped: Counter[str] = Counter()
+    skipped = SkippedFiles()
     if entry.layout == "split file":
         names, splits = read_split_file(folder / entry.names, folder / entry.images)
     elif entry.layout == "name lists":
@@ -108,7 +108,7 @@ def _read_name_lists(entry: CatalogEntry, folder: Path) -> tuple[list[str], dict
 
 
 def _read_class_folders(
-    entry: CatalogEntry, folder: Path, skipped: Counter[str]
+    entry: CatalogEntry, folder: Path, skipped: SkippedFiles
 ) -> tuple[list[str], dict[Split, Labelled[str]], list[int] | None]:
     """Read class names, image files and candidate class ids (None: all classes) of ImageNet or a variant.
 

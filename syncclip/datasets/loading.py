@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from syncclip.datasets.layouts import load_layout
 from syncclip.datasets.packed import PACKED_FILE, load_packed
 from syncclip.datasets.tables import KINDS, find_metadata, load_table
 from syncclip.datasets.webdataset import find_tars, load_webdataset
+from syncclip.shards.images import SkippedFiles
 from syncclip.shards.reader import ImageSet
 from syncclip.storage.exports import read_manifest
 
@@ -133,7 +133,7 @@ def _custom(settings: DatasetSettings, url: str) -> Dataset:
         raise UserError(f"{url}: not a table ({', '.join(KINDS)}); convert the file, or specify an image folder.")
     name = str(path.resolve() if storage.is_local(url) else path).rpartition("/")[2]
     splits: Mapping[Split, ImageSet]
-    skipped: Counter[str] = Counter()
+    skipped = SkippedFiles()
     if not path.is_file() and (tars := find_tars(url)):
         names, splits = load_webdataset(url, tars, settings.classnames, settings.split_seed, skipped)
     elif storage.is_local(url):

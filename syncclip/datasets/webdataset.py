@@ -6,13 +6,13 @@ settings or from `classnames.txt` next to the tars (as in CLIP_benchmark); other
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 from syncclip import storage
 from syncclip.datasets.dataset import Split
 from syncclip.datasets.folders import text_lines
 from syncclip.datasets.labels import SPLIT_FOLDERS, ImageRecord, names_and_splits
+from syncclip.shards.images import SkippedFiles
 from syncclip.shards.webdataset import TarSet, index_tars, tars_in
 
 NAMES_FILE = "classnames.txt"
@@ -34,7 +34,7 @@ def load_webdataset(
     tars: dict[Split | None, list[str]],
     classnames: Sequence[str] | None,
     split_seed: int,
-    skipped: Counter[str] | None = None,
+    skipped: SkippedFiles | None = None,
 ) -> tuple[list[str], dict[Split, TarSet]]:
     """Read class names and images by scanning tar headers, which is slower than opening a packed dataset.
 
@@ -42,7 +42,7 @@ def load_webdataset(
         tars: result of `find_tars`.
         classnames: class names by id.
         split_seed: seed for a random split, or for sampling a missing validation split.
-        skipped: counter of skipped members by extension.
+        skipped: record of skipped members, updated in place.
     """
     split_of = {tar: split for split, group in tars.items() for tar in group}
     urls = list(split_of)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +18,7 @@ from syncclip.core.settings import UserError
 from syncclip.core.text import cut
 from syncclip.inference.model import BATCH, Label, Model, read_ahead
 from syncclip.inference.sources import Source, find_images
-from syncclip.shards.images import decode_image
+from syncclip.shards.images import SkippedFiles, decode_image
 
 EXTENSIONS = (".jsonl", ".parquet", ".csv")
 SCHEMA = pa.schema(
@@ -63,14 +62,14 @@ def classify(
     names: Iterable[str],
     top: int = 5,
     batch: int = BATCH,
-    skipped: Counter[str] | None = None,
+    skipped: SkippedFiles | None = None,
 ) -> Iterator[Prediction]:
     """Yield predictions for the images from `find_images`, in order.
 
     Args:
         top: number of classes per image.
         batch: batch size; the next batch is prefetched.
-        skipped: counter of non-image files, by extension.
+        skipped: record of files that are not images, updated in place.
     """
     return classify_sources(model, find_images(names, skipped), top, batch)
 

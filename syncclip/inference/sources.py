@@ -6,7 +6,6 @@ import io
 import os
 import sys
 import tarfile
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -20,6 +19,7 @@ from syncclip.core.settings import UserError
 from syncclip.core.text import first_line, size
 from syncclip.datasets.folders import extension, has_image_extension, is_loop
 from syncclip.datasets.tables import COLUMNS, KINDS, read_columns
+from syncclip.shards.images import SkippedFiles
 from syncclip.shards.untrusted_tars import MAX_IMAGE_BYTES, files_in, open_tar
 from syncclip.storage.urls import is_web, scheme
 
@@ -30,7 +30,7 @@ IMAGE_COLUMNS = (*COLUMNS["path"], "url")
 SIDECARS = frozenset({".cls", ".json", ".txt"})
 """Extensions of metadata files in tars, which are not counted as skipped."""
 READ_BEFORE, LOOP = "link to a folder that has already been read", "link to a folder that contains it"
-"""Keys under which `find_images` counts skipped links."""
+"""Reasons for skipping links to folders."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,15 @@ class Source:
     read: Callable[[], bytes]
 
 
-def find_images(names: Iterable[str], skipped: Counter[str] | None = None) -> Iterator[Source]:
+def find_images(names: Iterable[str], skipped: SkippedFiles | None = None) -> Iterator[Source]:
     """Yield the images for a list of names, in order; images in a folder and its subfolders are sorted by name.
 
     A missing or damaged file, table or shard yields one unreadable source.
 
     Args:
-        skipped: counter of files and tar members that are not images, by extension.
+        skipped: record of files and tar members that are not images, updated in place.
     """
-    finder = _Finder(Counter() if skipped is None else skipped)
+    finder = _Finder(SkippedFiles() if skipped is None else skipped)
     for name in names:
         for entry in _lines() if name == STDIN else (name,):
             yield from finder.guarded(finder.named, entry)
@@ -64,7 +64,7 @@ def _lines() -> Iterator[str]:
 class _Finder:
     """Finds images, and counts all other files in `skipped`."""
 
-    def __init__(self, skipped: Counter[str]) -> None:
+    def __init__(self, skipped: SkippedFiles) -> None:
         self._skipped = skipped
 
     def guarded(self, find: Callable[[str], Iterator[Source]], name: str) -> Iterator[Source]:
@@ -112,7 +112,7 @@ class _Finder:
         if storage.is_local(folder) and storage.local_path(folder or ".").is_dir():
             status = storage.local_path(folder or ".").stat()
             if (key := (status.st_dev, status.st_ino, *sorted(positions))) in visited:
-                self._skipped[READ_BEFORE] += 1
+                self._skipped.add(READ_BEFORE, folder)
                 return
             visited.add(key)
         for name, is_folder in _entries(folder or "."):
@@ -133,7 +133,7 @@ class _Finder:
                 if has_image_extension(name) or _extension(name) in (*KINDS, ".tar"):
                     yield from self.guarded(self.named, path)
                 else:
-                    self._skipped[extension(name)] += 1
+                    self._skipped.add(extension(name), path)
 
     def _in_folder(self, url: str, visited: set[tuple[int, int]]) -> Iterator[Source]:
         """Yield the images and shards in a folder and its subfolders; tables are skipped.
@@ -144,7 +144,7 @@ class _Finder:
         if storage.is_local(url):
             status = storage.local_path(url).stat()
             if (folder := (status.st_dev, status.st_ino)) in visited:
-                self._skipped[READ_BEFORE] += 1
+                self._skipped.add(READ_BEFORE, url)
                 return
             visited.add(folder)
         for name, is_folder in _entries(url):
@@ -152,7 +152,7 @@ class _Finder:
             if name.startswith("."):
                 continue
             if is_folder and storage.is_local(path) and is_loop(storage.local_path(path)):
-                self._skipped[LOOP] += 1
+                self._skipped.add(LOOP, path)
             elif is_folder:
                 yield from self.guarded(partial(self._in_folder, visited=visited), path)
             elif _extension(name) == ".tar":
@@ -160,7 +160,7 @@ class _Finder:
             elif has_image_extension(name):
                 yield _single(path)
             else:
-                self._skipped[extension(name)] += 1
+                self._skipped.add(extension(name), path)
 
     def _in_tar(self, url: str) -> Iterator[Source]:
         """Yield the images in a tar, with names such as `shard.tar/000000017.jpg`."""
@@ -175,7 +175,7 @@ class _Finder:
                     name = storage.join(url, path)
                     if not has_image_extension(path):
                         if (suffix := extension(path)) not in SIDECARS:
-                            self._skipped[suffix] += 1
+                            self._skipped.add(suffix, name)
                     elif member is None:
                         yield _broken(name, UserError("a link to a file that is not in the tar"))
                     elif member.size > MAX_IMAGE_BYTES:
@@ -192,7 +192,7 @@ class _Finder:
 
 def tar_images(name: str, file: IO[bytes]) -> Iterator[Source]:
     """Yield the images in the open tar `name`; a damaged tar yields an unreadable source."""
-    finder = _Finder(Counter())
+    finder = _Finder(SkippedFiles())
     return finder.guarded(partial(finder.in_open_tar, file), name)
 
 

@@ -37,7 +37,7 @@ from starlette.routing import Route
 from uvicorn.protocols.http import auto
 
 from syncclip.core.settings import UserError
-from syncclip.core.text import cut, size
+from syncclip.core.text import cut, short_path, size
 from syncclip.runtime.hosts import host_of, is_loopback
 from syncclip.serving.decoding import Decoder
 
@@ -76,8 +76,10 @@ BATCH = 32
 
 HEALTH = "/-/healthz"
 """Ray Serve's path for proxy health checks."""
-ROUTES = {"/": "GET", "/healthz": "GET", HEALTH: "GET", "/classify": "POST"}
-"""HTTP methods by path. All GET paths are public because their responses reveal nothing about the run."""
+ROUTES = {"/": "GET", "/healthz": "GET", HEALTH: "GET", "/model": "GET", "/classify": "POST"}
+"""HTTP methods by path."""
+PUBLIC = ("/", "/healthz", HEALTH)
+"""Paths that require no token, because their responses reveal nothing about the run."""
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src blob: data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -101,7 +103,7 @@ def middlewares() -> list[Middleware]:
 
 
 class Front:
-    """ASGI middleware for proxies. Only complete, authorised requests to `/classify` reach the wrapped application.
+    """ASGI middleware for proxies. Only complete, authorised requests reach the wrapped application.
 
     Args:
         token_sha256: SHA-256 of the required token; None allows requests without a token, but only to a loopback host.
@@ -155,6 +157,8 @@ class Front:
         while (message := await receive()).get("more_body"):
             if message["body"]:
                 raise HTTPException(400, f"GET {path} takes no body")
+        if path == "/model":
+            return await self._forward_limited(scope, _replay(bytearray(), receive))
         if path == "/":
             return HTMLResponse(self._page, headers={"content-security-policy": POLICY, "cache-control": "no-store"})
         health = await self._forward(
@@ -167,7 +171,7 @@ class Front:
         if self._token is None:
             if path != HEALTH and not is_loopback(host_of(headers.get("host", ""))):  # a probe uses the pod's address
                 raise HTTPException(421, "the Host header must be localhost; use http://127.0.0.1, or set a token")
-        elif ROUTES.get(path) != "GET":
+        elif path not in PUBLIC:
             scheme, _, token = headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not hmac.compare_digest(_sha256(token.strip()), self._token):
                 message = "the token is missing or wrong; send it as `Authorization: Bearer TOKEN`"
@@ -189,19 +193,23 @@ class Front:
                         408, f"the body did not arrive within {BODY_SECONDS:g} s; scale the image down"
                     ) from None
             received = len(body)
-            if self._in_flight.locked():
-                raise _at_capacity()
-            async with self._in_flight:
-                try:
-                    response = await asyncio.wait_for(self._forward(scope, _replay(body, receive)), RESPONSE_SECONDS)
-                except asyncio.TimeoutError:
-                    raise _at_capacity() from None
-            if response.status_code >= 500:  # with Ray Serve's own message
-                raise _at_capacity() if response.status_code == 503 else internal_error()
-            return response
+            return await self._forward_limited(scope, _replay(body, receive))
         finally:
             self._count_buffered(-max(received, len(body)))
             body.clear()  # a task's error keeps its frames and thus the body alive until garbage collection
+
+    async def _forward_limited(self, scope: Scope, receive: Receive) -> Response:
+        """Forward a request within the limits on requests in flight and on response time."""
+        if self._in_flight.locked():
+            raise _at_capacity()
+        async with self._in_flight:
+            try:
+                response = await asyncio.wait_for(self._forward(scope, receive), RESPONSE_SECONDS)
+            except asyncio.TimeoutError:
+                raise _at_capacity() from None
+        if response.status_code >= 500:  # with Ray Serve's own message
+            raise _at_capacity() if response.status_code == 503 else internal_error()
+        return response
 
     async def _receive_body(self, receive: Receive, body: bytearray) -> None:
         """Append the request's body to `body`.
@@ -353,7 +361,7 @@ class Batches:
 
 
 class Replica:
-    """Endpoint of a replica: `/classify` for complete requests.
+    """Endpoints of a replica for complete requests: `/classify`, and `/model`, which describes the model.
 
     Args:
         top: number of classes to return per image, unless a request sets `top`.
@@ -371,7 +379,21 @@ class Replica:
     def app(self) -> ASGIApp:
         """Return the ASGI application that runs behind a `Front`."""
         handlers: dict[Any, Any] = dict.fromkeys((HTTPException, UserError, Exception), _handle_error)
-        return Starlette(routes=[Route("/classify", self.classify, methods=["POST"])], exception_handlers=handlers)
+        routes = [Route("/classify", self.classify, methods=["POST"]), Route("/model", self.model, methods=["GET"])]
+        return Starlette(routes=routes, exception_handlers=handlers)
+
+    async def model(self, _: Request) -> Response:
+        """Return the run's name, folder, method, CLIP model and candidate classes, and whether it is calibrated."""
+        model, metadata = self._model, self._model.metadata
+        description = {
+            "name": model.recipe.name,
+            "folder": short_path(model.url.rstrip("/")),
+            "method": model.recipe.training.method,
+            "backbone": metadata.clip,
+            "classes": [name for name, other in zip(model.classes, model.others.tolist(), strict=True) if not other],
+            "calibrated": metadata.temperature != 1,
+        }
+        return JSONResponse(description)
 
     async def classify(self, request: Request) -> Response:
         """Return the most probable classes for the image in the body, or for each image file in a form."""

@@ -17,10 +17,11 @@ from pydantic import Field, ValidationError
 
 from syncclip.core.session import current
 from syncclip.core.settings import Settings, UserError, check_token
-from syncclip.core.text import first_line, install_command
+from syncclip.core.text import counted, first_line, install_command
 from syncclip.core.validation_errors import explain
 from syncclip.inference.model import load
 from syncclip.runs.resolve import readable_run
+from syncclip.runtime.progress import print_message
 from syncclip.runtime.ray_session import capacity, cluster_address, debugging, local_cpus, ray_session
 from syncclip.runtime.shutdown import GRACE, at_once
 
@@ -134,6 +135,7 @@ def serving(settings: ServiceSettings, host: str, port: int, token: str | None) 
         _check_port(host, port)
         os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default is 15; clients wait for the replicas
     cpus = max(local_cpus(), math.ceil(settings.replicas * settings.num_cpus))
+    print_message(f"serve: {'connecting to' if cluster_address() else 'starting'} Ray")
     with ray_session(cpus, proxy_variables(token)):
         if not debugging():
             logging.getLogger("ray.serve").setLevel(logging.ERROR)
@@ -151,7 +153,7 @@ def serving(settings: ServiceSettings, host: str, port: int, token: str | None) 
         with at_once(serve.shutdown):
             try:
                 url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-                _start(application(settings, starts=1), host, port)
+                _start(application(settings, starts=1), settings.replicas, host, port)
                 _check_middleware(url)
                 try:
                     yield url
@@ -161,9 +163,11 @@ def serving(settings: ServiceSettings, host: str, port: int, token: str | None) 
                 serve.shutdown()  # otherwise Ray Serve would keep running on a cluster
 
 
-def _start(target: Application, host: str, port: int) -> None:
+def _start(target: Application, replicas: int, host: str, port: int) -> None:
     options = {"host": host, "port": port, "keep_alive_timeout_s": KEEP_ALIVE_SECONDS}
+    print_message(f"serve: starting Ray Serve on {host}:{port}")
     serve.start("HeadOnly", options, logging_config=LoggingConfig(enable_access_log=False))
+    print_message(f"serve: loading CLIP weights and the run into {counted(replicas, 'replica')}")
     try:
         serve.run(target, name=NAME)
     except RuntimeError as error:

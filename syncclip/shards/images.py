@@ -1,11 +1,11 @@
-"""Image decoding, and a record of images that cannot be decoded."""
+"""Image decoding, and records of images that cannot be decoded and of files that are skipped."""
 
 from __future__ import annotations
 
 import io
 import logging
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from syncclip.core.settings import UserError
-from syncclip.core.text import printable
+from syncclip.core.text import counted, few, printable, short_path
 
 MAX_PIXELS = 50_000_000  # 150 MB once decoded; a small file can declare far more
 MAX_ASPECT_RATIO = 500  # CLIP scales the shorter side to its input size, which could take gigabytes for a narrow image
@@ -30,6 +30,9 @@ FORMATS = {
 """Supported image formats, with their file extensions in folders and tars."""
 
 EXTENSIONS = frozenset(extension for extensions in FORMATS.values() for extension in extensions)
+
+NAMED = 3
+"""Number of skipped files that are listed for each reason."""
 
 READABLE = "JPEG, PNG, WebP, GIF, BMP or TIFF"
 
@@ -194,6 +197,34 @@ class Corruption:
         if self.limit is not None and total > self.limit:
             limit = f"the limit of {self.limit} (max_corrupt_images)"
             raise UserError(f"{total} unreadable images, more than {limit}; last image: {last}")
+
+
+@dataclass
+class SkippedFiles:
+    """Record of files that are not read as images: counts by reason, and the names of the first files.
+
+    The reason is the extension, such as `.heic`, for a file that is skipped because of its extension.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    names: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, reason: str, path: str) -> None:
+        """Count a file or folder; messages contain the last two components of its path."""
+        self.counts[reason] += 1
+        if len(names := self.names.setdefault(reason, [])) <= NAMED:
+            names.append(short_path(path))
+
+    def __bool__(self) -> bool:
+        return bool(self.counts)
+
+    def __str__(self) -> str:
+        """Summary, most frequent reason first: `skipped 3 files: 2 .heic (cat/a.heic, cat/b.heic), 1 folder (…)`."""
+        counts = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
+        details = ", ".join(f"{count:,} {reason} ({few(self.names[reason])})" for reason, count in counts)
+        other = any(reason.startswith(".") and reason not in EXTENSIONS for reason in self.counts)
+        formats = f"; images must be {READABLE}" * other
+        return f"skipped {counted(self.counts.total(), 'file')}: {details}{formats}"
 
 
 class DecodedImages:

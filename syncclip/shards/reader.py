@@ -43,6 +43,10 @@ class ImageSet(ABC):
     def name(self, row: int) -> str:
         """Return the name of a row's image for use in messages."""
 
+    @abstractmethod
+    def size(self, row: int) -> int | None:
+        """Return the size of a row's image file in bytes; None: the file is missing."""
+
     def image(self, row: int) -> Image.Image:
         """Decode a row's image to RGB; raise an `UnreadableImageError` if the image cannot be decoded."""
         return decode_image(self.read(row), self.name(row))
@@ -95,6 +99,9 @@ class ShardSet(ImageSet):
         """Read a row's image file, which is incomplete if the tar is truncated; see `ShardCache.read` for errors."""
         samples = self.samples
         return self.cache.read(self._file(row), int(samples.offset[row]), int(samples.size[row]))
+
+    def size(self, row: int) -> int:
+        return int(self.samples.size[row])
 
     def image(self, row: int) -> Image.Image:
         """Decode a row's image to RGB; raise an `UnreadableImageError` if the image or shard is unreadable."""

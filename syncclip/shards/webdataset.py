@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import tarfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from syncclip.core.formats import parse_json
 from syncclip.core.settings import UserError
 from syncclip.core.text import cut, few, size
 from syncclip.shards.cache import ShardCache, ShardFile
-from syncclip.shards.images import FORMATS, READABLE
+from syncclip.shards.images import FORMATS, READABLE, SkippedFiles
 from syncclip.shards.reader import ImageSet
 from syncclip.shards.untrusted_tars import MAX_IMAGE_BYTES, MAX_TEXT_BYTES, files_in, open_tar
 
@@ -46,17 +45,17 @@ def tars_in(url: str) -> list[str]:
     ]
 
 
-def index_tars(urls: Sequence[str], skipped: Counter[str] | None = None) -> list[Member]:
+def index_tars(urls: Sequence[str], skipped: SkippedFiles | None = None) -> list[Member]:
     """Read the headers, classes and captions of tars without reading images.
 
     Args:
-        skipped: counter of unused members by extension, updated in place.
+        skipped: record of unused members, updated in place.
 
     Raises:
         UserError: a tar is corrupt or empty, or a sample has no image or no class.
     """
     members: list[Member] = []
-    skipped = Counter() if skipped is None else skipped
+    skipped = SkippedFiles() if skipped is None else skipped
     for number, url in enumerate(urls):
         before = len(members)
         try:
@@ -87,12 +86,15 @@ class TarSet(ImageSet):
         url = self._urls[member.tar]
         return self._cache.read(ShardFile(url), member.offset, member.size)
 
+    def size(self, row: int) -> int:
+        return self._members[row].size
+
     def text(self, row: int) -> str:
         """Return the caption of a row's image, or "" if the image has no caption."""
         return self._members[row].text
 
 
-def _members(number: int, url: str, skipped: Counter[str]) -> Iterator[Member]:
+def _members(number: int, url: str, skipped: SkippedFiles) -> Iterator[Member]:
     with storage.open_read(url) as file, open_tar(file) as tar:
         key, keys = "", set[str]()
         parts: dict[str, tarfile.TarInfo] = {}
@@ -120,13 +122,14 @@ def _members(number: int, url: str, skipped: Counter[str]) -> Iterator[Member]:
 
 
 def _member(
-    number: int, url: str, key: str, parts: dict[str, tarfile.TarInfo], tar: tarfile.TarFile, skipped: Counter[str]
+    number: int, url: str, key: str, parts: dict[str, tarfile.TarInfo], tar: tarfile.TarFile, skipped: SkippedFiles
 ) -> Member:
     extension = next((extension for extension in IMAGES if extension in parts), None)
     if extension is None:
         raise UserError(f"{url}: sample {key!r} has no image ({READABLE}), only {few(parts)}.")
     image = parts[extension]
-    skipped.update(f".{name}" for name in parts if name not in (extension, "cls", "json", "txt"))
+    for name in sorted({*parts} - {extension, "cls", "json", "txt"}):
+        skipped.add(f".{name}", f"{url}:{key}.{name}")
     if large := [part for part in parts.values() if part.size > (MAX_IMAGE_BYTES if part is image else MAX_TEXT_BYTES)]:
         raise UserError(f"{url}: {cut(large[0].name)!r} ({size(large[0].size)}) exceeds the size limit; remove it.")
     label = _text(tar, parts.get("cls"))

@@ -49,6 +49,10 @@ class JoinedSet(ImageSet):
         images, row = self._locate(row)
         return images.name(row)
 
+    def size(self, row: int) -> int | None:
+        images, row = self._locate(row)
+        return images.size(row)
+
     def image(self, row: int) -> Image.Image:
         images, row = self._locate(row)
         return images.image(row)

@@ -7,7 +7,6 @@ datasets, and any WebDataset with class ids. Image files are copied unchanged, i
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -25,7 +24,7 @@ from syncclip.datasets.dataset import Dataset
 from syncclip.datasets.folders import FolderSet, require_files
 from syncclip.datasets.layouts import split_entries
 from syncclip.runtime.progress import Progress
-from syncclip.shards.images import Corruption, UnreadableImageError, decode_image
+from syncclip.shards.images import Corruption, SkippedFiles, UnreadableImageError, decode_image
 from syncclip.shards.index import committed_shards, forget_index, index_set
 from syncclip.shards.reader import ImageSet
 from syncclip.shards.webdataset import TarSet, index_tars, tars_in
@@ -136,7 +135,7 @@ def import_set(
     url: str,
     images: str | None = None,
     unreadable: Corruption | None = None,
-    skipped: Counter[str] | None = None,
+    skipped: SkippedFiles | None = None,
 ) -> ImportedSet:
     """Import a synthetic dataset; unreadable images leave gaps and are counted in their shard's marker.
 
@@ -148,7 +147,7 @@ def import_set(
         dataset: dataset that defines the class ids.
         images: folder with a split file's images; by default, the split file's folder or one of its subfolders.
         unreadable: record of unreadable images, updated in place.
-        skipped: counter of unused tar members by extension, updated in place.
+        skipped: record of unused tar members, updated in place.
 
     Raises:
         UserError: the source is missing or malformed, its class ids do not match, or the folder has other content.
@@ -243,7 +242,7 @@ def _write(imported: ImportedSet, url: str) -> None:
 
 
 def _open_source(
-    source: str, dataset: Dataset, images: str | None, skipped: Counter[str] | None
+    source: str, dataset: Dataset, images: str | None, skipped: SkippedFiles | None
 ) -> tuple[ImageSet, Sequence[str]]:
     """Return the images of a source, labelled with the dataset's class ids, and their captions ("" if missing)."""
     require_export(source, source.rstrip("/").rpartition("/")[0] or ".")  # exported tars are in a subfolder

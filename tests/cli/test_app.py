@@ -21,7 +21,7 @@ from syncclip.training.run_folder import RunFolder, RunRecord
 from tests.object_store import ENVIRONMENT
 from tests.shards.sets import write_set
 
-PROGRESS = ("synth: ", "train: ", "study: ", "tune: ", "verify: ")
+PROGRESS = ("synth: ", "train: ", "study: ", "tune: ", "verify: ", "serve: ")
 """Prefixes of progress lines."""
 
 HEAVY = {"torch", "torchvision", "ray", "pandas", "pyarrow", "numpy", "transformers", "open_clip"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -132,7 +133,25 @@ def test_skipped_files_are_reported(capsys: pytest.CaptureFixture[str], tmp_path
     folder = folder_of_folders(tmp_path / "mine", per_class=4)
     for name in ("a.heic", "b.heic", "c.txt"):
         (next(path for path in folder.iterdir() if path.is_dir()) / name).write_text("no image")
+    name = next(path.name for path in folder.iterdir() if path.is_dir())
+    summary = f"skipped 3 files: 2 .heic ({name}/a.heic, {name}/b.heic), 1 .txt ({name}/c.txt); images must be JPEG, "
     checked = Outcome(capsys, "datasets", "check", str(folder))
-    assert checked.status == 0 and f"{folder}: skipped 3 files: 2 .heic, 1 .txt\n" in checked.out
+    assert checked.status == 0 and f"{folder}: {summary}" in checked.out
     first = Outcome(capsys, "init", str(folder), "--out", str(tmp_path / "first.yaml"))
-    assert first.status == 0 and "init: skipped 3 files: 2 .heic, 1 .txt\n" in first.err
+    assert first.status == 0 and f"init: {summary}" in first.err
+
+
+def test_warnings_are_reported_and_are_no_errors(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder = folder_of_folders(tmp_path / "mine", splits={"train": 4, "val": 1, "test": 2})
+    shutil.copy(next((folder / "train" / "red_circle").iterdir()), folder / "test" / "red_circle" / "copy.png")
+    (folder / "train" / "red_circle" / "late.png").write_bytes(b"broken")
+    for outcome, prefix in (
+        (Outcome(capsys, "datasets", "check", str(folder)), f"{folder}: "),
+        (Outcome(capsys, "init", str(folder), "--out", str(tmp_path / "first.yaml")), "init: "),
+    ):
+        lines = (outcome.out + outcome.err).splitlines()
+        assert sum(line.startswith(f"{prefix}warning: test: only 13 images") for line in lines) == 1
+        assert sum(line.startswith(f"{prefix}warning: 1 image is in more than one split: ") for line in lines) == 1
+        assert sum(line.startswith(f"{prefix}power: with 3 novel classes") for line in lines) == 1
+        assert sum("train: 1 of 25 checked images cannot be read" in line for line in lines) == 1
+        assert outcome.status == (1 if prefix != "init: " else 0)

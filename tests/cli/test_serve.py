@@ -49,7 +49,13 @@ def test_a_public_service_requires_its_token_and_leaves_no_process(train: Train,
         os.killpg(service.command.pid, signal.SIGTERM)
         out, err = service.command.communicate(timeout=PATIENCE)
     assert (service.command.returncode, out) == (143, "")
-    assert err.splitlines()[-1] == INTERRUPTED_MESSAGE and len(err.splitlines()) == 2
+    *progress, _, last = err.splitlines()
+    assert last == INTERRUPTED_MESSAGE
+    assert progress == [
+        "serve: starting Ray",
+        f"serve: starting Ray Serve on 0.0.0.0:{service.port}",
+        "serve: loading CLIP weights and the run into 1 replica",
+    ]
     assert not [item for item in processes if item.is_running() and item.status() != psutil.STATUS_ZOMBIE]
     with socket.create_server(("", service.port)):
         pass

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from syncclip.core.settings import UserError
+from syncclip.datasets import check as checks
 from syncclip.datasets.catalog import DATASETS
-from syncclip.datasets.check import check, listing
+from syncclip.datasets.check import check, listing, warnings_of
 from syncclip.datasets.packed import pack
 from tests.datasets.conftest import load
 from tests.worlds.dataset import folder_of_folders
@@ -82,3 +84,42 @@ def test_the_listing_contains_available_folders_and_packed_datasets(miniatures: 
     available = [row[0] for row in rows if row[headings.index("available")] == "yes"]
     assert sorted(map(str, available)) == ["eurosat", "imagenet_a"] and len(rows) == 15
     assert "available" not in listing(None)[0]
+
+
+def test_a_small_split_is_a_warning_with_the_uncertainty_of_an_accuracy(tmp_path: Path) -> None:
+    folder = folder_of_folders(tmp_path, splits={"train": 20, "val": 17, "test": 4})
+    (warning,) = check(str(folder), None).warnings
+    # an accuracy of 50 % on 24 images has a standard error of 50 / sqrt(24) = 10.2 points
+    assert warning == "test: only 24 images; the 95 % confidence interval of an accuracy of 50 % is ±20 points"
+
+
+def test_classes_far_from_the_median_size_are_a_warning(tmp_path: Path) -> None:
+    folder = folder_of_folders(tmp_path, splits={"train": 8, "val": 17, "test": 20})
+    for file in sorted((folder / "test" / "red_circle").iterdir())[5:]:
+        file.unlink()
+    (warning,) = check(str(folder), None).warnings
+    assert warning == ("test: 1 class has less than 1/3 or more than 3 times the median of 20 images: 'red circle' (5)")
+
+
+@pytest.mark.parametrize("kind", ["folder", "packed"])
+def test_copies_in_several_splits_are_a_warning(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = folder_of_folders(tmp_path / "mine", splits={"train": 8, "val": 17, "test": 20})
+    dataset = load(folder)
+    assert warnings_of(dataset) == []
+    copied = sorted((folder / "train" / "red_circle").iterdir())[3]
+    shutil.copy(copied, folder / "test" / "blue_circle" / "other.png")
+    dataset = load(folder)
+    if kind == "packed":
+        pack(dataset, str(tmp_path / "packed"), shots=[8], seeds=[1])
+        dataset = load(tmp_path / "packed")
+    (warning,) = warnings_of(dataset)
+    assert warning.startswith("1 image is in more than one split: ") and warning.endswith("; remove the copies")
+    if kind == "folder":
+        assert f"red_circle/{copied.name} (train) and blue_circle/other.png (test)" in warning
+    monkeypatch.setattr(checks, "MOST_COMPARED", 0)
+    monkeypatch.setattr(checks, "SAMPLE", 1)
+    assert warnings_of(dataset) == [] and warnings_of(dataset, images=True) == [warning]
+
+
+def test_benchmark_datasets_have_no_warnings(miniatures: Miniatures) -> None:
+    assert check("dtd", str(miniatures.root)).warnings == []

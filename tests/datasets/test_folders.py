@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from syncclip.core.settings import UserError
 from syncclip.datasets import folders
+from syncclip.shards.images import SkippedFiles
 from tests.datasets.conftest import load, sizes
 from tests.worlds.dataset import CLASSES, folder_of_folders, make_image, paths_of
 
@@ -60,7 +60,7 @@ def test_a_link_to_a_parent_folder_is_an_error(tmp_path: Path, target: str) -> N
     folder = folder_of_folders(tmp_path / "mine", per_class=4)
     (folder / "loop").symlink_to(target)
     with pytest.raises(UserError, match=f"{folder / 'loop'}: this link points to a parent folder"):
-        folders.load_folder(folder, 0, Counter())
+        folders.load_folder(folder, 0, SkippedFiles())
 
 
 def test_a_link_to_a_class_folder_is_followed(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_unreadable_class_names_are_errors(tmp_path: Path, name: str) -> None:
         load(folder)
 
 
-def test_skipped_files_are_counted_by_extension(tmp_path: Path) -> None:
+def test_skipped_files_are_counted_and_named_by_reason(tmp_path: Path) -> None:
     folder = folder_of_folders(tmp_path / "mine", per_class=4)
     first, second = sorted(path for path in folder.iterdir() if path.is_dir())[:2]
     for name in ("a.heic", "b.HEIC", "notes.txt", "README", ".hidden.heic"):
@@ -92,8 +92,10 @@ def test_skipped_files_are_counted_by_extension(tmp_path: Path) -> None:
     (folder / "stray.jpg").write_bytes(b"")
     (folder / "licence.txt").write_text("free")
     dataset = load(folder)
-    expected = {".heic": 2, ".txt": 2, "no extension": 1, "folder": 1, ".jpg outside class folders": 1}
-    assert dataset.skipped == expected and sum(sizes(dataset)) == 4 * len(CLASSES)
+    expected = {".heic": 2, ".txt": 2, "no extension": 1, folders.NESTED: 1, folders.OUTSIDE: 1}
+    assert dataset.skipped.counts == expected and sum(sizes(dataset)) == 4 * len(CLASSES)
+    assert dataset.skipped.names[".heic"] == [f"{first.name}/a.heic", f"{first.name}/b.HEIC"]
+    assert dataset.skipped.names[folders.NESTED] == [f"{second.name}/more"]
 
 
 @pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF"])
@@ -103,5 +105,5 @@ def test_other_image_formats_are_read(kind: str, tmp_path: Path) -> None:
         for number in range(3):
             make_image(label, number).convert("L").save(tmp_path / str(label) / f"{number}.{kind.lower()}", kind)
     dataset = load(tmp_path)
-    assert dataset.skipped == {} and sum(sizes(dataset)) == 6
+    assert not dataset.skipped and sum(sizes(dataset)) == 6
     assert dataset.split("test").image(0).size == make_image(0, 0).size

@@ -8,7 +8,6 @@ import io
 import json
 import tarfile
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from syncclip.core.session import Session
 from syncclip.core.settings import UserError
 from syncclip.inference import sources
 from syncclip.inference.sources import Source, find_images
+from syncclip.shards.images import SkippedFiles
 from tests.shards.sets import write_set
 from tests.worlds.tables import write_table
 
@@ -132,10 +132,10 @@ def test_standard_input_lists_names(folder: Path, monkeypatch: pytest.MonkeyPatc
 def test_other_files_in_a_folder_are_counted_by_extension(folder: Path) -> None:
     for name in ("d.GIF", "e.bmp", "f.tif", "g.tiff", "h.jfif", "i.heic", "j.heic", "k.csv", "Makefile"):
         (folder / name).write_bytes(b"?")
-    skipped = Counter[str]()
+    skipped = SkippedFiles()
     found = [Path(source.name).name for source in find_images([str(folder)], skipped)]
     assert found == ["a.PNG", "b.png", "d.GIF", "e.bmp", "f.tif", "g.tiff", "h.jfif", "c.png"]
-    assert skipped == {".heic": 2, ".csv": 1, "no extension": 1, ".txt": 1}
+    assert skipped.counts == {".heic": 2, ".csv": 1, "no extension": 1, ".txt": 1}
 
 
 @pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE], ids=["hard", "symbolic"])
@@ -147,11 +147,11 @@ def test_links_in_a_tar_are_followed(folder: Path, kind: bytes) -> None:
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, target
             tar.addfile(info)
-    skipped = Counter[str]()
+    skipped = SkippedFiles()
     first, linked, broken = find_images([str(folder / "l.tar")], skipped)
     assert first.read() == linked.read() == content and linked.name.endswith("l.tar/b.png")
     assert "a link to a file that is not in the tar" in str(error_of(broken))
-    assert skipped == {".heic": 1}
+    assert skipped.counts == {".heic": 1}
 
 
 @pytest.mark.parametrize("target", [".", "loop", "..", "more"])

@@ -136,6 +136,21 @@ def test_several_files_have_their_predictions_in_order(app: Any, model: Model, i
     assert [prediction["labels"][0]["class"] for prediction in reply.json["predictions"]] == best
 
 
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_the_model_is_described_with_its_candidate_classes(model: Model, temperature: float) -> None:
+    model.metadata = model.metadata.model_copy(update={"temperature": temperature})
+    model.others[1] = True
+    description = post(Front(Replica(model).app(), None), "/model", method="GET").json
+    assert description == {
+        "name": model.recipe.name,
+        "folder": "/".join(Path(model.url).parts[-2:]),
+        "method": "zeroshot",
+        "backbone": model.metadata.clip,
+        "classes": [name for name in model.classes if name != model.classes[1]],
+        "calibrated": temperature == 2,
+    }
+
+
 def test_invalid_requests_get_one_sentence(app: Any, images: Path) -> None:
     data, bomb = (images / "00.png").read_bytes(), io.BytesIO()
     Image.new("1", (20_000, 10_000)).save(bomb, "PNG")
@@ -150,6 +165,7 @@ def test_invalid_requests_get_one_sentence(app: Any, images: Path) -> None:
         (400, "Too many files", post(app, "/classify", **form(*[("a.png", data)] * (MAX_FILES + 1)))),
         (404, "POST /classify", post(app, "/nowhere")),
         (404, "POST /classify", post(app, "/metrics", method="GET")),
+        (405, "/model takes GET only", post(app, "/model", [data])),
         (405, "/classify takes POST only", post(app, "/classify", method="GET")),
         (405, "/healthz takes GET only", post(app, "/healthz", [data])),
         (400, "GET / takes no body", post(app, "/", [data], method="GET")),
@@ -198,6 +214,8 @@ def test_a_token_is_required_except_for_page_and_health(model: Model, images: Pa
             reply = post(app, path, [data], **header)
             assert (reply.status, reply.headers["www-authenticate"]) == (401, "Bearer")
             assert "token is missing or wrong" in reply.error
+        assert post(app, "/model", method="GET", **header).status == 401, "describes the run"
+    assert post(app, "/model", method="GET", authorization=f"Bearer {SECRET}").json["method"] == "zeroshot"
     assert post(app, "/classify", [data], authorization=f"bearer {SECRET}").status == 200
     page = post(app, "/", method="GET")
     assert page.status == 200 and b"<!doctype html>" in page.body
@@ -274,8 +292,8 @@ class Work:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         message = await receive()
-        assert scope["path"] in ("/classify", "/-/healthz") and not message["more_body"]
-        if scope["path"] == "/classify":
+        assert scope["path"] in ("/classify", "/model", "/-/healthz") and not message["more_body"]
+        if scope["path"] != "/-/healthz":
             self.running += 1
             while not self.go.is_set():
                 await asyncio.sleep(0.01)
@@ -412,6 +430,7 @@ def test_requests_beyond_the_limits_get_a_503_while_health_is_served(
             time.sleep(0.01)
         status, headers, body = ask(port, b"12345")
         assert (status, headers["retry-after"]) == (503, "1") and list(json.loads(body)) == ["error"]
+        assert ask(port, path="/model", method="GET")[0] == 503
         assert ask(port, path="/healthz", method="GET")[0] == 200
         work.go.set()
         assert [future.result()[0] for future in busy] == [200] * 4

@@ -1,9 +1,11 @@
-"""The demo page in Chromium: dropped images and their classes, errors, the token, layout and accessibility."""
+"""The demo page in Chromium: the model, images and their classes, errors, the token, layout and accessibility."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import io
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from PIL import Image
 
 from syncclip import jobs
 from syncclip.inference.model import Model, load
@@ -26,16 +29,21 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 TOKEN = "open sesame"
 DROP = """(() => {{
-    const bytes = Uint8Array.from(atob("{data}"), (letter) => letter.charCodeAt(0)), carried = new DataTransfer();
-    carried.items.add(new File([bytes], "{name}", {{type: "{kind}"}}));
-    document.getElementById("zone").dispatchEvent(
-        new DragEvent("drop", {{dataTransfer: carried, bubbles: true, cancelable: true}}));
+    const carried = new DataTransfer(), options = {{bubbles: true, cancelable: true}};
+    for (const [name, data] of {files}) {{
+        const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+        carried.items.add(new File([bytes], name));
+    }}
+    document.getElementById("zone").dispatchEvent("{event}" === "paste"
+        ? new ClipboardEvent("paste", {{clipboardData: carried, ...options}})
+        : new DragEvent("drop", {{dataTransfer: carried, ...options}}));
 }})()"""
-ROWS = """[...document.querySelectorAll("#classes li")].map((row) => [
+ROWS = """[...document.querySelectorAll("article:nth-child({}) li")].map((row) => [
     row.querySelector("span").textContent, row.querySelector("b").textContent,
     row.querySelector("i").getBoundingClientRect().width,
     getComputedStyle(row.querySelector("i"), "::before").width])"""
-STATE, DONE = "document.getElementById('state').textContent", "!{}.includes('…')"
+STATE = "document.getElementById('state').textContent"
+ERRORS = "[...document.querySelectorAll('article .error')].map((error) => error.textContent)"
 
 
 @pytest.fixture(scope="module")
@@ -66,67 +74,92 @@ def address(model: Model) -> Iterator[str]:
         yield url
 
 
-async def drop(page: Page, data: bytes, name: str = "bus.png", kind: str = "image/png") -> str:
-    """State of the page after a file is dropped on it."""
-    before = await page.run(STATE)
-    await page.run(DROP.format(data=base64.b64encode(data).decode(), name=name, kind=kind))
-    await page.until(f"{DONE.format(STATE)} && ({STATE} !== {before!r} || document.querySelector('#classes li'))")
+async def drop(page: Page, *files: tuple[str, bytes], event: str = "drop") -> str:
+    """State of the page after files are dropped or pasted on it."""
+    encoded = json.dumps([(name, base64.b64encode(data).decode()) for name, data in files])
+    await page.run(DROP.format(files=encoded, event=event))
+    await page.until(f"{STATE}.startsWith('Classified') || {STATE} === 'The service requires a token.'")
     return str(await page.run(STATE))
 
 
-@pytest.mark.parametrize(("width", "dark"), [(400, False), (1400, True)])
-def test_a_dropped_image_is_classified_with_bars(
-    browser: int, address: str, model: Model, images: Path, width: int, dark: bool
+@pytest.mark.parametrize(("width", "dark", "event"), [(400, False, "drop"), (1400, True, "paste")])
+def test_several_images_are_classified_with_bars(
+    browser: int, address: str, model: Model, images: Path, width: int, dark: bool, event: str
 ) -> None:
-    image = images / "03.png"
+    files = [images / "03.png", images / "07.png"]
 
     async def work(page: Page) -> None:
-        best, *_ = expected = model.classify(image)
-        assert await drop(page, image.read_bytes()) == f"bus.png: {best.name}"
-        rows = await page.run(ROWS)
-        assert [(name, share) for name, share, *_ in rows] == [
-            (label.name, f"{100 * label.probability:.1f} %") for label in expected
+        output = await drop(page, *((file.name, file.read_bytes()) for file in files), event=event)
+        assert output == "Classified 2 of 2 images."
+        assert await page.run("[...document.querySelectorAll('h2')].map((name) => name.textContent)") == [
+            file.name for file in files
         ]
-        for (_, _, full, bar), label in zip(rows, expected, strict=True):
-            assert float(bar.removesuffix("px")) == pytest.approx(full * label.probability, abs=1)
-        assert await page.run("document.getElementById('image').alt") == "bus.png"
+        for position, file in enumerate(files, start=1):
+            rows, expected = await page.run(ROWS.format(position)), model.classify(file)
+            assert [(name, share) for name, share, *_ in rows] == [
+                (label.name, f"{100 * label.probability:.1f} %") for label in expected
+            ]
+            for (_, _, full, bar), label in zip(rows, expected, strict=True):
+                assert float(bar.removesuffix("px")) == pytest.approx(full * label.probability, abs=1)
         assert await page.run("document.documentElement.scrollWidth") == width
         paper = await page.run("getComputedStyle(document.body).backgroundColor")
         assert (max(map(int, paper[4:-1].split(","))) < 60) == dark
         assert await serious(page) == []
         requests = [url for url in page.requests if not url.startswith(("data:", "blob:"))]
-        assert (requests, page.errors) == ([address, f"{address}classify"], [])
+        assert (requests, page.errors) == ([address, f"{address}model", *[f"{address}classify"] * 2], [])
 
     visit(browser, address, work, width, dark)
+
+
+def test_the_model_and_its_limits_are_described(browser: int, address: str, model: Model) -> None:
+    async def work(page: Page) -> None:
+        await page.until("!document.getElementById('about').hidden")
+        text = await page.run("document.getElementById('about').textContent")
+        for part in (f"zeroshot with CLIP {model.metadata.clip}", f"run {model.recipe.name} in", *model.classes):
+            assert part in text
+        assert f"{len(model.classes)} candidate classes" in text
+        assert "even if it shows none of them" in text and "It is not calibrated" in text
+        assert page.errors == []
+
+    visit(browser, address, work)
 
 
 @pytest.mark.parametrize(("width", "dark"), [(400, True), (1400, False)])
 def test_an_invalid_file_is_an_error_and_the_next_image_is_classified(
     browser: int, address: str, images: Path, width: int, dark: bool
 ) -> None:
+    tiff = io.BytesIO()
+    Image.open(images / "00.png").save(tiff, "TIFF")  # Chromium can't display it
+
     async def work(page: Page) -> None:
-        output = await drop(page, b"no image", "notes.txt", "text/plain")
-        assert output == "notes.txt: not a readable image; choose a JPEG, PNG or WebP file."
+        output = await drop(page, ("notes.txt", b"no image"), ("a.tiff", tiff.getvalue()))
+        assert output == "Classified 1 of 2 images."
         assert await page.run("document.getElementById('state').className") == "error"
-        assert await page.run("[document.getElementById('image').hidden, document.querySelector('li')]") == [True, None]
+        [error] = await page.run(ERRORS)
+        assert error.startswith("notes.txt: unreadable image: not a JPEG, PNG")
+        assert len(await page.run(ROWS.format(2))) == 5
+        await page.until("document.querySelector('img') === null")
         assert await page.run("document.documentElement.scrollWidth") == width
         assert await serious(page) == []
-        assert (await drop(page, (images / "00.png").read_bytes())).startswith("bus.png: ")
-        assert await page.run("document.getElementById('state').className") == ""
-        assert page.errors == []
+        assert await drop(page, ("bus.png", (images / "00.png").read_bytes())) == "Classified 1 of 1 image."
+        assert await page.run(f"[document.getElementById('state').className, {ERRORS}]") == ["", []]
+        assert len(page.errors) == 1 and "400" in page.errors[0]  # logged by the browser
 
     visit(browser, address, work, width, dark)
 
 
-def test_a_file_can_be_selected_by_keyboard(browser: int, address: str, images: Path) -> None:
+def test_files_can_be_selected_by_keyboard(browser: int, address: str, images: Path) -> None:
     async def work(page: Page) -> None:
         await page.send("Input.dispatchKeyEvent", type="keyDown", key="Tab", code="Tab", windowsVirtualKeyCode=9)
         assert await page.run("document.activeElement.id") == "file"
         assert "choose" in await page.run("document.activeElement.labels[0].textContent")
-        node = (await page.send("Runtime.evaluate", expression="document.getElementById('file')"))["result"]["objectId"]
-        await page.send("DOM.setFileInputFiles", files=[str(images / "05.png")], objectId=node)
-        await page.until("document.querySelectorAll('#classes li').length === 5")
-        assert str(await page.run(STATE)).startswith("05.png: ")
+        for name in ("file", "camera"):
+            expression = f"document.getElementById('{name}')"
+            node = (await page.send("Runtime.evaluate", expression=expression))["result"]["objectId"]
+            await page.send("DOM.setFileInputFiles", files=[str(images / "05.png")], objectId=node)
+            await page.until("document.querySelectorAll('article li').length === 5")
+            assert await page.run("document.querySelector('h2').textContent") == "05.png"
+            await page.run("document.getElementById('results').replaceChildren()")
         assert page.errors == []
 
     visit(browser, address, work)
@@ -136,13 +169,21 @@ def test_the_page_asks_for_a_required_token(browser: int, model: Model, images: 
     send = "document.getElementById('token').value = '{}'; document.querySelector('#key button').click()"
 
     async def work(page: Page) -> None:
-        assert "the token is missing or wrong" in await drop(page, (images / "00.png").read_bytes())
-        assert await page.run("[document.activeElement.id, document.getElementById('key').hidden]") == ["token", False]
+        await page.until("document.activeElement.id === 'token'")
+        assert "the token is missing or wrong" in await page.run(STATE)
+        assert await page.run("[document.getElementById('about').hidden, document.getElementById('key').hidden]") == [
+            True,
+            False,
+        ]
+        assert await drop(page, ("a.png", (images / "00.png").read_bytes())) == "The service requires a token."
         assert await serious(page) == []
         await page.run(send.format(TOKEN))
-        await page.until("document.querySelectorAll('#classes li').length === 5")
-        assert await page.run("document.getElementById('key').hidden")
-        assert len(page.errors) == 1 and "401" in page.errors[0]  # logged by the browser
+        await page.until("document.querySelectorAll('article li').length === 5")
+        assert await page.run("[document.getElementById('about').hidden, document.getElementById('key').hidden]") == [
+            False,
+            True,
+        ]
+        assert all("401" in error for error in page.errors) and len(page.errors) == 2  # logged by the browser
 
     with run_server(Front(Replica(model).app(), hashlib.sha256(TOKEN.encode()).digest())) as address:
         visit(browser, address, work, width=400)

@@ -18,6 +18,7 @@ from syncclip.shards.images import (
     ORIENTATION,
     Corruption,
     DecodedImages,
+    SkippedFiles,
     UnreadableImageError,
     decode_image,
     thumbnails,
@@ -123,6 +124,20 @@ def test_merged_accounts_count_a_file_once_and_respect_the_limit() -> None:
         first.include(second.account())
 
 
+def test_skipped_files_are_summarised_by_reason_with_three_names() -> None:
+    skipped = SkippedFiles()
+    assert not skipped
+    skipped.add("link", "/data/cat/link")
+    assert skipped and str(skipped) == "skipped 1 file: 1 link (cat/link)"
+    for number in range(1200):
+        skipped.add(".heic", f"/data/cat/{number}.heic")
+    assert str(skipped) == (
+        "skipped 1,201 files: 1,200 .heic (cat/0.heic, cat/1.heic, cat/2.heic, …), 1 link (cat/link); "
+        "images must be JPEG, PNG, WebP, GIF, BMP or TIFF"
+    )
+    assert len(skipped.names[".heic"]) == 4, "names of further files take no memory"
+
+
 def test_the_cache_of_decoded_images_evicts_the_least_recently_used_beyond_its_limit() -> None:
     cache, decoded = DecodedImages(limit=2 * 3 * 64), []
     for key in (1, 2, 1, 3, 1, 2):
@@ -161,6 +176,28 @@ def test_12_bit_and_white_is_zero_greys_are_converted() -> None:
     entries += [(277, 3, 1, 1), (278, 3, 1, 1), (279, 4, 1, 3)]
     table = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries) + bytes(4)
     assert pixels_of(b"II*\0" + struct.pack("<I", 12) + b"\x00\x0f\xff\0" + table) == [(0, 0, 0), WHITE]
+
+
+def png_of(colour_type: int, values: list[int]) -> bytes:
+    """A PNG of one pixel with 16 bits per channel, which Pillow can't write for colours."""
+    chunks = {b"IHDR": struct.pack(">IIBBBBB", 1, 1, 16, colour_type, 0, 0, 0)}
+    chunks |= {b"IDAT": zlib.compress(b"\0" + np.array(values, ">u2").tobytes()), b"IEND": b""}
+    parts = [struct.pack(">I", len(data)) + kind + data for kind, data in chunks.items()]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(part + struct.pack(">I", zlib.crc32(part[4:])) for part in parts)
+
+
+def test_16_bit_colours_are_reduced_to_their_highest_8_bits() -> None:
+    assert pixels_of(png_of(2, [0x00FF, 0x8000, 0xFFFF])) == [(0, 128, 255)]
+    assert pixels_of(png_of(6, [0x00FF, 0x8000, 0xFFFF, 0xFFFF])) == [(0, 128, 255)]
+    assert pixels_of(png_of(6, [0, 0, 0, 0])) == pixels_of(png_of(4, [0, 0])) == [WHITE]
+
+
+@pytest.mark.parametrize("format_", ["JPEG", "TIFF"])
+def test_cmyk_is_converted_to_rgb(format_: str) -> None:
+    colours = {(255, 0, 0, 0): (0, 255, 255), (0, 0, 0, 255): (0, 0, 0), (0, 0, 0, 0): WHITE, (0, 255, 255, 0): RED}
+    for inks, colour in colours.items():
+        data = encode(Image.new("CMYK", (8, 8), inks), format_, **({"quality": 100} if format_ == "JPEG" else {}))
+        assert np.abs(np.array(pixels_of(data)) - colour).max() <= 2
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])

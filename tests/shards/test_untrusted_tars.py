@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from syncclip.core.settings import UserError
+from syncclip.shards.images import SkippedFiles
 from syncclip.shards.untrusted_tars import files_in, open_tar
 from syncclip.shards.webdataset import TarSet, index_tars
 
@@ -105,6 +105,6 @@ def test_a_linked_image_is_read(tmp_path: Path) -> None:
 def test_unused_members_are_counted(tmp_path: Path) -> None:
     names = ("a.jpg", "a.png", "a.heic", "a.cls", "a.txt", "b.gif", "b.seg.png")
     path = write_tar(tmp_path / "0.tar", {**dict.fromkeys(names, b"0"), "b.json": b'{"label": 0}'}, {})
-    skipped = Counter[str]()
+    skipped = SkippedFiles()
     assert len(index_tars([str(path)], skipped)) == 2
-    assert skipped == {".png": 1, ".heic": 1, ".seg.png": 1}
+    assert skipped.counts == {".png": 1, ".heic": 1, ".seg.png": 1}
