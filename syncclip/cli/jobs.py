@@ -171,7 +171,7 @@ def tune(recipe: RecipeName, overrides: Overrides, out: Out = None) -> None:
     """Tune each study configuration over its search space, on validation images only."""
     loaded = syncclip.Recipe.load(recipe, overrides)
     from syncclip import storage
-    from syncclip.recipe.overrides import as_overrides
+    from syncclip.recipe.overrides import as_override
     from syncclip.reports import write_report
     from syncclip.studies import tune as tuning
 
@@ -181,7 +181,9 @@ def tune(recipe: RecipeName, overrides: Overrides, out: Out = None) -> None:
     for configuration in done.recipe.study.configurations:
         if best := done.record["configurations"].get(configuration.name):
             values = {"training.method": configuration.method, "training.data": configuration.data}
-            text.show(f"{configuration.name}: {as_overrides({**values, **configuration.overrides}, syncclip.Recipe)}")
+            values |= configuration.overrides
+            overrides = [as_override(key, value, syncclip.Recipe) for key, value in values.items()]
+            text.show(f"{configuration.name}: {shlex.join(overrides)}")
             for key, edge in tuning.at_edge(loaded, best).items():
                 print_message(
                     f"warning: {configuration.name}: {key}={best['selected'][key]} is the {edge} value that was tried; "

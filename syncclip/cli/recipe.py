@@ -48,7 +48,11 @@ def explain(
         longest = min(LONGEST_KEY, max(len(entry.path) for entry in entries))
         room = WIDTH - 10 - longest - LONGEST_DEFAULT
         rows = [
-            (textwrap.fill(entry.path, longest), text.cut(entry.default, LONGEST_DEFAULT), textwrap.fill(entry.meaning, room))
+            (
+                textwrap.fill(entry.path, longest),
+                text.cut(entry.default, LONGEST_DEFAULT),
+                textwrap.fill(entry.meaning, room),
+            )
             for entry in entries
         ]
         text.show(text.table(key, ["key", "default", "description"], rows))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from omegaconf import OmegaConf
@@ -45,18 +44,9 @@ def split_overrides(overrides: Sequence[str], model: type[BaseModel]) -> dict[st
     return values
 
 
-def as_override(key: str, text: str, model: type[BaseModel]) -> str:
-    """Return the override that `split_overrides` parses into this key and string."""
-    return f"{key}={text if str in types_of(key, model) else json.dumps(text)}"
-
-
-def as_overrides(values: Mapping[str, Any], model: type[BaseModel]) -> str:
-    """Return recipe values as command-line arguments, quoted for the shell."""
-    overrides = [
-        as_override(key, value, model) if isinstance(value, str) else f"{key}={json.dumps(value)}"
-        for key, value in values.items()
-    ]
-    return shlex.join(overrides)
+def as_override(key: str, value: Any, model: type[BaseModel]) -> str:
+    """Return the override that `split_overrides` parses into this key and JSON value."""
+    return f"{key}={value if isinstance(value, str) and str in types_of(key, model) else json.dumps(value)}"
 
 
 def types_of(key: str, model: type[BaseModel]) -> set[Any]:

@@ -19,24 +19,29 @@ def figure_values(record: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         record: content of tuned.json.
     """
-    metrics, axes = [], {}
-    for configuration, best in record["configurations"].items():
-        for setting in best["selected"]:
-            tried = [entry["values"][setting] for entry in best["search_space"]]
-            values = _ordered(tried)
-            key = f"{configuration} {setting}"
-            metrics.append({"key": key, "label": f"{configuration}: {setting}"})
-            trials = [
-                {
-                    "at": values.index(value),
-                    "score": round(entry[record["metric"]], 2),
-                    "selected": entry["values"] == best["selected"],
-                    "name": _settings(entry["values"]),
-                }
-                for entry, value in zip(best["search_space"], tried, strict=True)
-            ]
-            axes[key] = {"values": [str(value) for value in values], "trials": trials}
-    return {"metrics": metrics, "axes": axes, "metric": record["metric"]}
+    axes = {
+        f"{configuration}: {setting}": _axis(setting, best, record["metric"])
+        for configuration, best in record["configurations"].items()
+        for setting in best["selected"]
+    }
+    return {"metrics": [{"key": label, "label": label} for label in axes], "axes": axes}
+
+
+def _axis(setting: str, best: Mapping[str, Any], metric: str) -> dict[str, Any]:
+    """Return a setting's distinct values, numbers in ascending order, and the combinations with their scores."""
+    tried = [entry["values"][setting] for entry in best["search_space"]]
+    values = [value for position, value in enumerate(tried) if value not in tried[:position]]
+    values.sort(key=lambda value: value if all(isinstance(each, int | float) for each in tried) else 0)
+    trials = [
+        {
+            "at": values.index(entry["values"][setting]),
+            "score": round(entry[metric], 2),
+            "selected": entry["values"] == best["selected"],
+            "name": _settings(entry["values"]),
+        }
+        for entry in best["search_space"]
+    ]
+    return {"values": [str(value) for value in values], "trials": trials}
 
 
 def page_words(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,9 +70,3 @@ def terminal_table(record: Mapping[str, Any]) -> Table:
 
 def _settings(values: Mapping[str, Any], separator: str = ", ") -> str:
     return separator.join(f"{key} = {value}" for key, value in values.items())
-
-
-def _ordered(values: list[Any]) -> list[Any]:
-    """Return distinct values; numbers in ascending order, other values in the order of the search space."""
-    distinct = [value for position, value in enumerate(values) if value not in values[:position]]
-    return sorted(distinct) if all(isinstance(value, int | float) for value in distinct) else distinct

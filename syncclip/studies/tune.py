@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
-
-import numpy as np
 
 from syncclip import storage
 from syncclip.core.settings import UserError
@@ -119,17 +118,13 @@ def combinations_of(
             combinations and further ones are drawn.
         seed: seed of the draw.
     """
-    shape = [len(values) for values in search_space.values()]
-    if (total := math.prod(shape)) > MOST_COMBINATIONS:
+    if (total := math.prod(map(len, search_space.values()))) > MOST_COMBINATIONS:
         raise UserError(
             f"a search space has {total:,} combinations, but at most {MOST_COMBINATIONS:,} are allowed; remove values"
         )
-    drawn = range(total) if trials is None or trials >= total else sorted(permutation(total, seed, 0)[:trials].tolist())
-    positions = {number: np.unravel_index(number, shape) for number in drawn}
-    return {
-        number: {key: values[at] for (key, values), at in zip(search_space.items(), indices, strict=True)}
-        for number, indices in positions.items()
-    }
+    grid = list(itertools.product(*search_space.values()))
+    drawn = sorted(permutation(total, seed, 0)[:trials].tolist())
+    return {number: dict(zip(search_space, grid[number], strict=True)) for number in drawn}
 
 
 def at_edge(recipe: Recipe, best: Mapping[str, Any]) -> dict[str, str]:

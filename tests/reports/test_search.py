@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> str:
 def test_each_setting_has_a_panel_with_all_combinations_by_ascending_value() -> None:
     values = figure_values(RECORD)
     assert [metric["label"] for metric in values["metrics"]] == [f"ivlp-real: {RATE}", f"ivlp-real: {EPOCHS}"]
-    rate = values["axes"][f"ivlp-real {RATE}"]
+    rate = values["axes"][f"ivlp-real: {RATE}"]
     assert rate["values"] == ["0.001", "0.01"]
     assert [(trial["at"], trial["score"], trial["selected"]) for trial in rate["trials"]] == [
         (1, 40.0, False),
@@ -53,7 +53,7 @@ def test_values_that_are_no_numbers_keep_their_order() -> None:
     entries = [{"values": {"a": value}, "all_classes_hm": 1.0} for value in ("b", None, "a", "b", [1, 2])]
     best = {"selected": entries[0]["values"], "search_space": entries}
     record = {"metric": "all_classes_hm", "configurations": {"ivlp-real": best}}
-    assert figure_values(record)["axes"]["ivlp-real a"]["values"] == ["b", "None", "a", "[1, 2]"]
+    assert figure_values(record)["axes"]["ivlp-real: a"]["values"] == ["b", "None", "a", "[1, 2]"]
 
 
 def test_the_page_shows_the_selected_values_and_belongs_to_the_search(folder: str) -> None:
