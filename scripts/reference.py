@@ -65,7 +65,7 @@ FREQUENT = (
     "backbone.name",
     "backbone.pretrained",
     "synthesis.images_per_class",
-    "synthesis.generator.model",
+    "synthesis.generator.pipeline",
     "synthesis.generator.steps",
     "synthesis.generator.guidance",
     "synthesis.num_gpus",

@@ -63,6 +63,7 @@ GUESSES = {
     "lora_rank": "methods.cliplora.rank",
     "steps": "synthesis.generator.steps",
     "guidance_scale": "synthesis.generator.guidance",
+    "diffusion_model": "synthesis.generator.pipeline",
     "generator.seed": "synthesis.seed",
     "output": "storage.root",
     "output_dir": "storage.root",
