@@ -16,7 +16,7 @@ import typer
 from typer.main import get_command
 
 from syncclip.cli import assess, classify, datasets, jobs, plan, prompts, recipe, serve, shards, status, verify
-from syncclip.core.custom_code import custom_code_error
+from syncclip.core.custom_code import TRACEBACK, custom_code_error
 from syncclip.core.secrets import remember_arguments
 from syncclip.core.session import current
 from syncclip.core.settings import UserError
@@ -136,12 +136,18 @@ def run(arguments: list[str]) -> int:
                 raise
             if isinstance(error, LostRayError):  # already reported
                 return EXIT_STATUS
+            message, mark, trace = message.partition(TRACEBACK)
+            for line in f"{mark}{trace}".splitlines()[1:]:
+                print_message(line)
             print_message(f"syncclip: {message}")
             return 2
 
 
 def sentence(error: BaseException) -> str | None:
-    """Return the one-line message of a user error; None for an unexpected error, which is shown with its traceback."""
+    """Return the message of a user error; None for an unexpected error, which is shown with its traceback.
+
+    The message is one line, followed by the traceback of custom code, if any (see `TRACEBACK`).
+    """
     if hasattr(error, "format_message"):  # Typer's own: an unknown command, a missing argument
         text = str(error.format_message()).rstrip(".")
         if text.startswith("No such command"):
@@ -159,7 +165,8 @@ def sentence(error: BaseException) -> str | None:
         name = cut(" ".join(str(error.object).split()))
         return f"{name!a}: the name is not valid UTF-8; rename the file or folder"
     if isinstance(error, ValueError | FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError):
-        return cut(" ".join(str(error).split()), LONGEST)
+        message, mark, trace = str(error).partition(TRACEBACK)
+        return cut(" ".join(message.split()) + mark + trace, LONGEST)
     if isinstance(error, OSError) and error.errno in UNWRITABLE:
         target = error.filename or "standard output or a temporary file"
         return f"{target} can't be written: {error.strerror}; free some space, or choose another disk"

@@ -5,6 +5,7 @@ Recipe errors appear immediately because the rest of the library is imported aft
 
 from __future__ import annotations
 
+import shlex
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
@@ -180,23 +181,31 @@ def study(
 def tune(recipe: RecipeName, overrides: Overrides, out: Out = None) -> None:
     """Tune each study configuration over its search space, on validation images only."""
     loaded = syncclip.Recipe.load(recipe, overrides)
+    from syncclip import storage
+    from syncclip.recipe.overrides import as_override
+    from syncclip.reports import write_report
     from syncclip.studies import tune as tuning
 
-    record = tuning.tune(loaded, out).record
-    rows = [
-        (
-            configuration,
-            "; ".join(f"{key} = {value}" for key, value in tuned["selected"].items()),
-            tuned[record["metric"]],
-        )
-        for configuration, tuned in record["configurations"].items()
-    ]
-    headings = ["configuration", "values", f"{record['metric']}, %"]
-    text.show(text.table("Tuned on validation images", headings, rows))
+    done = tuning.tune(loaded, out)
+    report = write_report(done.url)
+    text.show(report.table)
+    for configuration in done.recipe.study.configurations:
+        if best := done.record["configurations"].get(configuration.name):
+            values = {"training.method": configuration.method, "training.data": configuration.data}
+            values |= configuration.overrides
+            overrides = [as_override(key, value, syncclip.Recipe) for key, value in values.items()]
+            text.show(f"{configuration.name}: {shlex.join(overrides)}")
+            for key, edge in tuning.at_edge(loaded, best).items():
+                print_message(
+                    f"warning: {configuration.name}: {key}={best['selected'][key]} is the {edge} value that was tried; "
+                    "add values beyond it, and run the search with a different --out"
+                )
+    text.show(f"report: {report.url}")
+    text.show(f"next: syncclip study {shlex.quote(storage.join(done.url, 'recipe.yaml'))}")
 
 
 def report(folder: Folder) -> None:
-    """Write the report of a study, run or synthetic dataset as one self-contained HTML page."""
+    """Write the report of a study, run, synthetic dataset or search as one self-contained HTML page."""
     from syncclip.reports import write_report
 
     done = write_report(folder)

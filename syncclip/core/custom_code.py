@@ -1,4 +1,4 @@
-"""One-line errors for exceptions raised by custom code (`module:Class`)."""
+"""Errors for exceptions raised by custom code (`module:Class`): one line, then the traceback of the custom code."""
 
 from __future__ import annotations
 
@@ -13,13 +13,20 @@ from syncclip.core.trust import trusted
 _PERMANENT = FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError
 """Non-retryable subclasses of OSError."""
 
+TRACEBACK = "\nTraceback of custom code:\n"
+"""Separator between the first line of an error in custom code and its traceback."""
+MOST_FRAMES = 10
+"""Maximum number of frames in a traceback of custom code; the innermost frames are omitted."""
+
 
 class CustomCodeError(UserError):
     """A permanent error in custom code; tasks that raise it are not retried."""
 
 
 def custom_code_error(error: BaseException) -> CustomCodeError | None:
-    """Describe an exception by its type, message and last line of custom code in the traceback.
+    """Describe an exception by the last line of custom code in its traceback, its type and message.
+
+    `TRACEBACK` and the frames from the first line of custom code onwards follow, without those of the calling library.
 
     Returns:
         The error to raise; None if the traceback contains no custom code, or for transient errors (out of memory,
@@ -34,13 +41,15 @@ def custom_code_error(error: BaseException) -> CustomCodeError | None:
         (str(frame.f_globals.get("__name__")), frame.f_code, line)
         for frame, line in traceback.walk_tb(error.__traceback__)
     ]
-    custom = [(code, line) for module, code, line in frames if module.partition(".")[0] in packages]
+    custom = [n for n, (module, _, _) in enumerate(frames) if module.partition(".")[0] in packages]
     if not custom or any(module.startswith("torch.distributed.") for module, _, _ in frames):  # another rank was lost
         return None
-    code, line = custom[-1]
+    _, code, line = frames[custom[-1]]
     message = first_line(error) if str(error).strip() else ""
     description = ": ".join(filter(None, (type(error).__name__, message)))
-    return CustomCodeError(f"{code.co_filename}, line {line}, in {code.co_name}: {description}")
+    shown = traceback.extract_tb(error.__traceback__)[custom[0] : custom[0] + MOST_FRAMES]
+    trace = "".join(traceback.format_list(shown)).rstrip()
+    return CustomCodeError(f"{code.co_filename}, line {line}, in {code.co_name}: {description}{TRACEBACK}{trace}")
 
 
 @contextmanager

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from syncclip.core.text import counted, cut, did_you_mean
+
+Suggest = Callable[[str, Sequence[str]], str]
+"""Function of an unknown key and the keys of its section, which returns a suggestion, or "" for no suggestion."""
 
 
 class KeyedError(ValueError):
@@ -45,26 +48,42 @@ _LIMITS = {
 }
 
 
-def explain(error: ValidationError, model: type[BaseModel]) -> tuple[str, str]:
+def keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys of all settings and sections, without those of list items."""
+    for name, field in model.model_fields.items():
+        yield f"{prefix}{name}"
+        for section in _models(field.annotation, in_lists=False):
+            yield from keys_of(section, f"{prefix}{name}.")
+
+
+def explain(error: ValidationError, model: type[BaseModel], suggest: Suggest | None = None) -> tuple[str, str]:
     """Return the key and message of the most useful error, e.g. ("training.epochs", "0 is not allowed; …").
 
     Unknown keys take precedence, since correcting them may fix the other errors.
+
+    Args:
+        suggest: suggests keys of all sections for an unknown key; by default, only its own section is searched.
     """
     details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
     first = details[0]
     cause = first.get("ctx", {}).get("error")
-    key, reason = (cause.key, cause.reason) if isinstance(cause, KeyedError) else _message(dict(first), model)
+    key, reason = (cause.key, cause.reason) if isinstance(cause, KeyedError) else _message(dict(first), model, suggest)
     others = len(details) - 1
     return key, reason + (f" (and {counted(others, 'more error')})" if others else "")
 
 
-def _message(detail: dict[str, Any], model: type[BaseModel]) -> tuple[str, str]:
+def _message(detail: dict[str, Any], model: type[BaseModel], suggest: Suggest | None) -> tuple[str, str]:
     """Return the key of a pydantic error, and a message that suggests a fix."""
     kind, shown, context = detail["type"], cut(repr(detail["input"])), detail.get("ctx", {})
     models, path = _walk(detail["loc"], model)
     if kind == "extra_forbidden":
         keys = dict.fromkeys(name for candidate in models for name in candidate.model_fields)
-        return path, f"no such key; {did_you_mean(str(detail['loc'][-1]), keys)}"
+        section, value, unknown = path.rpartition(".")[0], detail["input"], path
+        while isinstance(value, dict) and len(value) == 1:  # an override of a key in an unknown section
+            ((name, value),) = value.items()
+            unknown += f".{name}"
+        near = suggest(unknown, [f"{section}.{key}".removeprefix(".") for key in keys]) if suggest else ""
+        return (unknown if near else path), f"no such key; {near or did_you_mean(str(detail['loc'][-1]), keys)}"
     if kind in _LIMITS:
         name, words = _LIMITS[kind]
         return path, f"{shown} is not allowed; it must be {words} {context[name]}"
@@ -88,7 +107,8 @@ def _message(detail: dict[str, Any], model: type[BaseModel]) -> tuple[str, str]:
         return path, f"{shown} is not allowed; use only letters, digits, '.', '_' and '-'"
     for prefix, words in _TYPES.items():
         if kind.startswith(f"{prefix}_"):
-            return path, f"{shown} is not allowed; it must be {words}"
+            names = [f", such as '{path}.{name}'" for section in models for name in section.model_fields]
+            return path, f"{shown} is not allowed; it must be {words}{names[0] if prefix == 'model' and names else ''}"
     return path, f"{shown} is not allowed ({detail['msg']})"
 
 
@@ -108,10 +128,12 @@ def _walk(loc: Iterable[int | str], model: type[BaseModel]) -> tuple[list[type[B
     return models, path.removeprefix(".")
 
 
-def _models(annotation: Any) -> list[type[BaseModel]]:
+def _models(annotation: Any, in_lists: bool = True) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for part in typing.get_args(annotation) for model in _models(part)]
+    if not in_lists and typing.get_origin(annotation) in (list, tuple):
+        return []
+    return [model for part in typing.get_args(annotation) for model in _models(part, in_lists)]
 
 
 def _tags(model: type[BaseModel]) -> tuple[Any, ...]:

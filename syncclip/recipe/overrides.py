@@ -44,9 +44,9 @@ def split_overrides(overrides: Sequence[str], model: type[BaseModel]) -> dict[st
     return values
 
 
-def as_override(key: str, text: str, model: type[BaseModel]) -> str:
-    """Return the override that `split_overrides` parses into this key and string."""
-    return f"{key}={text if str in types_of(key, model) else json.dumps(text)}"
+def as_override(key: str, value: Any, model: type[BaseModel]) -> str:
+    """Return the override that `split_overrides` parses into this key and JSON value."""
+    return f"{key}={value if isinstance(value, str) and str in types_of(key, model) else json.dumps(value)}"
 
 
 def types_of(key: str, model: type[BaseModel]) -> set[Any]:

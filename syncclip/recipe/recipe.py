@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from syncclip.clip.backbone import BackboneSettings
 from syncclip.core.secrets import remember_options, remember_urls, shareable
 from syncclip.core.settings import Settings, UserError
 from syncclip.core.trust import require_trust
-from syncclip.core.validation_errors import KeyedError, explain
+from syncclip.core.validation_errors import KeyedError, explain, keys_of
 from syncclip.datasets import DatasetSettings
-from syncclip.methods.settings import MethodsSettings
+from syncclip.methods.settings import MethodSettings, MethodsSettings
 from syncclip.recipe.files import read, shipped
 from syncclip.recipe.overrides import COMMAND_LINE, set_value, split_overrides
 from syncclip.recipe.study import StudySettings
+from syncclip.recipe.suggestions import suggestions
 from syncclip.storage import StorageSettings
 from syncclip.synthesis.settings import SynthesisSettings
 from syncclip.training.settings import EvaluationSettings, TrainingSettings, warmup_warning
@@ -253,6 +255,19 @@ def digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def suggest(key: str, section: Sequence[str] = (), method: str = "syncclip") -> str:
+    """Suggest keys for an unknown key, e.g. `did you mean 'training.epochs'?`; "" if no key is similar.
+
+    Args:
+        section: keys of the same section, if it is a list item.
+        method: `training.method`.
+    """
+    own = "custom" if ":" in method else method
+    keys = [*section, "extends", *keys_of(Recipe), *(f"methods.custom.{name}" for name in MethodSettings.model_fields)]
+    near = suggestions(key, keys, own)
+    return f"did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
 def _checked(values: dict[str, Any], overrides: Mapping[str, Any], label: str, origin: str = COMMAND_LINE) -> Recipe:
     """Apply overrides to values, and validate the result; error messages start with `origin` (overrides) or `label`."""
     for key, value in overrides.items():
@@ -264,7 +279,9 @@ def _checked(values: dict[str, Any], overrides: Mapping[str, Any], label: str, o
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        key, reason = explain(error, Recipe)
+        training = values.get("training")
+        method = training.get("method") if isinstance(training, dict) else getattr(training, "method", None)
+        key, reason = explain(error, Recipe, partial(suggest, method=str(method or TrainingSettings().method)))
         dotted = re.sub(r"\[(\d+)\]", r".\1", key)
         section = f"{dotted}." if dotted else ""
         of_override = any(f"{dotted}.".startswith(f"{name}.") or f"{name}.".startswith(section) for name in overrides)

@@ -17,7 +17,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 from syncclip.core.settings import UserError
 from syncclip.core.text import did_you_mean
-from syncclip.recipe.recipe import Recipe
+from syncclip.recipe.recipe import Recipe, suggest
 
 EXTENDS = {
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
@@ -106,10 +106,16 @@ def keys() -> dict[str, Key]:
 
 
 def explain(path: str) -> list[Key]:
-    """Return a key, or a section with all its keys; raise a `UserError` for an unknown key."""
-    matches = [key for key in keys().values() if key.path == path or key.path.startswith((f"{path}.", f"{path}["))]
+    """Return a key, a section with all its keys, or all keys whose last part is `path`, such as `learning_rate`.
+
+    Raises:
+        UserError: the key is unknown.
+    """
+    every = keys().values()
+    matches = [key for key in every if key.path == path or key.path.startswith((f"{path}.", f"{path}["))]
+    matches = matches or [key for key in every if key.path.endswith(f".{path}")]
     if not matches:
-        raise UserError(f"unknown key {path!r}; {did_you_mean(path, keys())}")
+        raise UserError(f"unknown key {path!r}; {suggest(path) or did_you_mean(path, keys())}")
     return matches
 
 

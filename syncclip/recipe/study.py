@@ -35,7 +35,7 @@ class Configuration(Settings):
     domain adds a configuration `NAME@DOMAIN` to tables and comparisons, without another training run."""
     search_space: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default={})
     """Hyperparameter search space for `syncclip tune`: a list of values per key, with keys as in `overrides`. All
-    combinations are evaluated on the validation split."""
+    combinations, or `study.tune_trials` of them, are evaluated on the validation split."""
 
     @model_validator(mode="wrap")
     @classmethod
@@ -131,6 +131,9 @@ class StudySettings(Settings):
     """Number of images per domain (real and synthetic) in the 2-D feature projection."""
     tune_seeds: list[int] = Field(default=[1], min_length=1)
     """Seeds with which `syncclip tune` evaluates each combination in the search space."""
+    tune_trials: int | None = added(None, ge=1)
+    """Maximum number of combinations per configuration that `syncclip tune` evaluates (random search). They are drawn
+    with the first of `tune_seeds`; a larger number keeps earlier ones. Default: all combinations (grid search)."""
     tune_images_per_class: int | None = Field(default=None, ge=1)
     """Number of synthetic images per class for `syncclip tune`; default: the maximum of `images_per_class`."""
 

@@ -24,12 +24,13 @@ from syncclip.reports.images import image_strips, reject_strips
 from syncclip.reports.inputs import Inputs, read_inputs
 from syncclip.reports.table import PageTable, costs, datasets_table, quality_table, runs_table, terminal_table
 from syncclip.reports.verdict import Verdict, verdict_on
-from syncclip.studies.outputs import LEVELS, CellState
+from syncclip.studies.outputs import LEVELS, TABLE, TUNED, CellState, read_json
 from syncclip.training.settings import SCHEDULES
 
 SCRIPTS = ("core.js", "save.js", "curve.js", "bars.js", "classes.js", "spread.js", "page.js")
 """Scripts in execution order; later scripts depend on earlier ones."""
 MAP_SCRIPTS = ("core.js", "save.js", "map.js", "page.js")
+SEARCH_SCRIPTS = ("core.js", "save.js", "protocol.js", "search.js", "page.js")
 SECTIONS = {
     "curve": "Curve",
     "methods": "Methods",
@@ -70,11 +71,13 @@ def write_report(folder: str) -> StudyReport:
     """Atomically write a self-contained `report.html` to a folder. Sections without data are omitted.
 
     Args:
-        folder: path or URL of a study, a run, or a synthetic dataset.
+        folder: path or URL of a study, a run, a synthetic dataset, or a hyperparameter search.
 
     Raises:
-        UserError: the folder contains no study, run or synthetic dataset, or is not writable.
+        UserError: the folder contains no study, run, synthetic dataset or search, or is not writable.
     """
+    if storage.exists(storage.join(folder, TUNED)) and not storage.exists(storage.join(folder, TABLE)):
+        return _write_search(folder)
     for url in (folder, storage.join(folder, "study")):
         if storage.exists(storage.join(url, LEVELS)):
             return _write_map(url)
@@ -103,11 +106,25 @@ def _write_map(url: str) -> StudyReport:
     return StudyReport(path, verdict.headline, gain_map.terminal_table(study, verdict, metric))
 
 
+def _write_search(url: str) -> StudyReport:
+    """Write the report of a hyperparameter search."""
+    from syncclip.reports import search
+
+    owner = storage.read_owner(storage.join(url, TUNED))
+    record = read_json(storage.join(url, TUNED), owner)
+    path = storage.join(url, "report.html")
+    page = render("search.html.j2", SEARCH_SCRIPTS, search.figure_values(record), **search.page_words(record))
+    storage.write_with_checksum(path, page.encode(), owner=owner)
+    storage.write_contents(url, owner)
+    return StudyReport(path, search.TITLE, search.terminal_table(record))
+
+
 def report(folder: str) -> str:
-    """Write a self-contained report of a study, run or synthetic dataset, and return its path or URL.
+    """Write a self-contained report of a study, run, synthetic dataset or search, and return its path or URL.
 
     Args:
-        folder: path or URL of the study, run or synthetic dataset, to which `report.html` is written.
+        folder: path or URL of the study, run, synthetic dataset or hyperparameter search, to which `report.html` is
+            written.
 
     Examples:
         >>> from syncclip import report

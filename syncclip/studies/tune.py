@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -14,6 +16,7 @@ from syncclip.datasets import load_dataset
 from syncclip.recipe.recipe import Recipe
 from syncclip.recipe.study import Configuration
 from syncclip.storage import urls
+from syncclip.stream.random_numbers import permutation
 from syncclip.studies import outputs
 from syncclip.studies.cells import CellRun, check_configurations, run_cells
 from syncclip.studies.run import announce, by_dataset, check_data, in_order, parts_of, require_single_model
@@ -21,21 +24,25 @@ from syncclip.studies.run import announce, by_dataset, check_data, in_order, par
 METRIC = "all_classes_hm"
 """Selection criterion: harmonic mean of base and novel accuracy, with all classes as candidates."""
 
+MOST_COMBINATIONS = 1_000_000
+"""Maximum number of combinations in a search space."""
+
 
 @dataclass(frozen=True)
 class Choice:
-    """Result of a search: the recipe with the selected values, and the content of tuned.json."""
+    """Result of a search: the recipe with the selected values, the content of tuned.json, and the folder's URL."""
 
     recipe: Recipe
     record: dict[str, Any]
+    url: str
 
 
 def tune(recipe: Recipe, out: str | None = None) -> Choice:
-    """Train every combination in each configuration's `search_space`, and select the best one on validation images.
+    """Train the combinations in each configuration's `search_space`, and select the best one on validation images.
 
-    Each combination is trained with each of the `tune_seeds` and a fixed number of synthetic images. The criterion is
-    the mean of `METRIC` over seeds and datasets; ties go to the first combination. To resume a search,
-    repeat the call.
+    All combinations, or a random sample of `study.tune_trials`, are trained, with each of the `tune_seeds` and a fixed
+    number of synthetic images. The criterion is the mean of `METRIC` over seeds and datasets; ties go to the first
+    combination. To resume a search, repeat the call.
 
     Args:
         recipe: recipe with a `search_space` in `study.configurations`.
@@ -87,7 +94,7 @@ def tune(recipe: Recipe, out: str | None = None) -> Choice:
         storage.write_with_checksum(storage.join(url, outputs.RECIPE), tuned.to_yaml().encode(), owner=owner)
         storage.require(url, (outputs.TUNED, outputs.RECIPE))
         storage.write_contents(url, owner)
-        return Choice(tuned, record)
+        return Choice(tuned, record, url)
 
 
 def _check_splits(recipe: Recipe) -> None:
@@ -101,9 +108,49 @@ def _check_splits(recipe: Recipe) -> None:
             )
 
 
-def combinations_of(search_space: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
-    """Return all combinations of values, with the last key varying fastest."""
-    return [dict(zip(search_space, values, strict=True)) for values in itertools.product(*search_space.values())]
+def combinations_of(
+    search_space: Mapping[str, list[Any]], trials: int | None = None, seed: int = 0
+) -> dict[int, dict[str, Any]]:
+    """Return combinations of values by their number in the grid, whose last key varies fastest.
+
+    Args:
+        trials: number of combinations to draw without replacement; by default all. With more trials, the same
+            combinations and further ones are drawn.
+        seed: seed of the draw.
+    """
+    if (total := math.prod(map(len, search_space.values()))) > MOST_COMBINATIONS:
+        raise UserError(
+            f"a search space has {total:,} combinations, but at most {MOST_COMBINATIONS:,} are allowed; remove values"
+        )
+    grid = list(itertools.product(*search_space.values()))
+    drawn = sorted(permutation(total, seed, 0)[:trials].tolist())
+    return {number: dict(zip(search_space, grid[number], strict=True)) for number in drawn}
+
+
+def at_edge(recipe: Recipe, best: Mapping[str, Any]) -> dict[str, str]:
+    """Return {key: "smallest" or "largest"} for each selected number at an edge of the values that were tried.
+
+    Edges that are limits of the setting itself are omitted, since no value beyond them can be tried.
+
+    Args:
+        best: entry of a configuration in tuned.json.
+    """
+    edges = {}
+    for key, value in best["selected"].items():
+        tried = [number for entry in best["search_space"] if _is_number(number := entry["values"][key])]
+        if not _is_number(value) or min(tried) == max(tried):
+            continue
+        for edge, limit, sign in (("smallest", min(tried), -1), ("largest", max(tried), 1)):
+            if value == limit:
+                beyond = value + sign * (1 if isinstance(value, int) else max(abs(value), 1e-6) * 1e-3)
+                with suppress(UserError):
+                    recipe.with_values({key: beyond})
+                    edges[key] = edge
+    return edges
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _grid(recipe: Recipe) -> tuple[Recipe, dict[str, dict[str, dict[str, Any]]]]:
@@ -116,8 +163,9 @@ def _grid(recipe: Recipe) -> tuple[Recipe, dict[str, dict[str, dict[str, Any]]]]
     configurations: list[Configuration] = []
     combinations: dict[str, dict[str, dict[str, Any]]] = {}
     for tuned in settings.configurations:
-        tried = combinations_of(tuned.search_space) if tuned.search_space and tuned.trained else []
-        for number, values in enumerate(tried):
+        search_space = tuned.search_space if tuned.trained else {}
+        tried = combinations_of(search_space, settings.tune_trials, settings.tune_seeds[0]) if search_space else {}
+        for number, values in tried.items():
             name = f"{tuned.name}-try{number}"
             combinations.setdefault(tuned.name, {})[name] = values
             overrides = {**tuned.overrides, **values}

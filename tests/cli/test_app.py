@@ -228,12 +228,13 @@ def test_storage_options_apply_to_every_command(
         assert "127.0.0.1:9" in Outcome(capsys, *words).error
 
 
-def test_a_bug_in_custom_code_is_one_line_with_its_location(
+def test_a_bug_in_custom_code_is_shown_with_its_own_traceback(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "buggy.py").write_text(
         "from syncclip.methods.ivlp import Ivlp\n\nclass Buggy(Ivlp):\n"
-        "    def __init__(self, *arguments):\n        raise KeyError('prompt')\n"
+        "    def __init__(self, *arguments):\n        self.fail()\n"
+        "    def fail(self):\n        raise KeyError('prompt')\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -243,7 +244,16 @@ def test_a_bug_in_custom_code_is_one_line_with_its_location(
         trust.module_of("buggy:Buggy").Buggy()
 
     monkeypatch.setattr("syncclip.studies.run.study", study)
-    assert Outcome(capsys, "demo").error == f"{tmp_path}/buggy.py, line 5, in __init__: KeyError: 'prompt'"
+    outcome = Outcome(capsys, "demo")
+    assert outcome.status == 2
+    assert outcome.err.splitlines() == [
+        "Traceback of custom code:",
+        f'  File "{tmp_path}/buggy.py", line 5, in __init__',
+        "    self.fail()",
+        f'  File "{tmp_path}/buggy.py", line 7, in fail',
+        "    raise KeyError('prompt')",
+        f"syncclip: {tmp_path}/buggy.py, line 7, in fail: KeyError: 'prompt'",
+    ]
 
 
 @pytest.mark.parametrize("command", ["recipe show travel", "datasets ls", "--help"])

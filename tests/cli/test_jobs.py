@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 
-from syncclip import jobs
+from syncclip import jobs, storage
 from syncclip.recipe.recipe import Recipe
 from tests.cli.test_app import Outcome
 from tests.conftest import TinyWorld
@@ -58,16 +59,28 @@ def test_a_finished_study_is_not_repeated(
     assert "syncclip-both" in second.out
 
 
-def test_tune_shows_the_tuned_values(
-    capsys: pytest.CaptureFixture[str], tiny: TinyWorld, monkeypatch: pytest.MonkeyPatch
+def test_tune_shows_overrides_warnings_and_the_next_command(
+    capsys: pytest.CaptureFixture[str], tiny: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from syncclip.studies import tune
+    from syncclip.studies import outputs, tune
 
-    tuned = {"selected": {"training.epochs": 5}, "all_classes_hm": 44.25}
-    record = {"metric": "all_classes_hm", "configurations": {"syncclip-both": tuned}}
-    monkeypatch.setattr(tune, "tune", lambda recipe, out: tune.Choice(recipe, record))
+    selected = {"training.epochs": 5, "methods.ivlp.initial_words": "a photo of a"}
+    entries = [{"values": {**selected, "training.epochs": epochs}, "all_classes_hm": 44.25} for epochs in (5, 3)]
+    best = {"selected": selected, "all_classes_hm": 44.25, "search_space": entries}
+    record = {"metric": "all_classes_hm", "seeds": [1], "images_per_class": 4, "configurations": {"ivlp-both": best}}
+    url = str(tmp_path / "a search")
+    outputs.write_json(f"{url}/tuned.json", record, storage.identity("search"))
+    configurations = [{"method": "zeroshot"}, {"method": "ivlp", "overrides": {"training.momentum": 0.5, **selected}}]
+    tuned = Recipe.load(tiny.recipe).with_values({"study.configurations": configurations})
+    monkeypatch.setattr(tune, "tune", lambda recipe, out: tune.Choice(tuned, record, url))
     outcome = Outcome(capsys, "tune", tiny.recipe)
-    assert outcome.status == 0 and "training.epochs = 5" in outcome.out and "44.2" in outcome.out
+    assert outcome.status == 0 and "44.2" in outcome.out
+    line = next(line for line in outcome.out.splitlines() if line.startswith("ivlp-both: "))
+    recipe = Recipe.load(tiny.recipe, shlex.split(line.removeprefix("ivlp-both: ")))
+    assert (recipe.training.method, recipe.training.data, recipe.training.momentum) == ("ivlp", "both", 0.5)
+    assert (recipe.training.epochs, recipe.methods.ivlp.initial_words) == (5, "a photo of a")
+    assert "warning: ivlp-both: training.epochs=5 is the largest value that was tried" in outcome.err
+    assert outcome.out.endswith(f"report: {url}/report.html\nnext: syncclip study '{url}/recipe.yaml'\n")
 
 
 @pytest.fixture
@@ -139,7 +152,7 @@ def test_errors_of_a_reproduction_are_reported(capsys: pytest.CaptureFixture[str
         (["fewshot", *root], "did you mean 'few-shot'?"),
         (["base", *root], "did you mean 'base-to-novel'?"),
         (["few-shot", *root], "datasets can't be read"),
-        (["few-shot", "training.epoch=1", *root], "did you mean 'epochs'?"),
+        (["few-shot", "training.epoch=1", *root], "did you mean 'training.epochs'?"),
     ):
         assert error in Outcome(capsys, "reproduce", *arguments).error
 

@@ -38,6 +38,28 @@ def test_a_key_is_explained_and_an_unknown_one_is_an_error(capsys: pytest.Captur
     assert capsys.readouterr().err == "syncclip: unknown key 'training.epoch'; did you mean 'training.epochs'?\n"
 
 
+def test_a_last_part_lists_the_setting_of_all_methods_at_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["recipe", "explain", "learning_rate"]) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    cells = [[cell.strip() for cell in line.split("│")[1:3]] for line in shown.splitlines() if "│" in line]
+    listed = dict(cell for cell in cells if cell[0])
+    recipe = Recipe()
+    methods = [name for name in type(recipe.methods).model_fields if name != "custom"]
+    assert {name: float(listed[f"methods.{name}.learning_rate"]) for name in methods} == {
+        name: recipe.methods.of(name).learning_rate for name in methods
+    }
+    assert "Peak Adam learning rate" in shown
+    assert run(["recipe", "explain", "seed"]) == 0  # also of list items, whose keys are long
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80 and all(key in shown for key in ("dataset.seed", "training.seed"))
+
+
+def test_a_synonym_is_an_error_with_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["recipe", "explain", "lr"]) == 2
+    assert capsys.readouterr().err.endswith("unknown key 'lr'; did you mean 'methods.syncclip.learning_rate'?\n")
+
+
 def test_the_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["recipe", "schema"]) == 0
     schema = json.loads(capsys.readouterr().out)

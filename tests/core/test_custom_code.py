@@ -1,4 +1,4 @@
-"""Exceptions of custom code become one-line errors; others are unchanged."""
+"""Exceptions of custom code become errors with its location and traceback; others are unchanged."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ import pytest
 import torch
 
 from syncclip.core import trust
-from syncclip.core.custom_code import CustomCodeError, custom_code_error, custom_code_reported
+from syncclip.core.custom_code import (
+    MOST_FRAMES,
+    TRACEBACK,
+    CustomCodeError,
+    custom_code_error,
+    custom_code_reported,
+)
 
 SOURCE = """
 import torch
@@ -37,6 +43,12 @@ def custom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Callabl
     return functions
 
 
+def described(error: BaseException) -> tuple[str, str]:
+    """First line and traceback of the error."""
+    line, _, trace = str(custom_code_error(error)).partition(TRACEBACK)
+    return line, trace
+
+
 def raised(function: Callable[..., object], *arguments: object) -> Exception:
     with pytest.raises(Exception) as caught:
         function(*arguments)
@@ -54,7 +66,7 @@ def raised(function: Callable[..., object], *arguments: object) -> Exception:
 def test_a_bug_is_reported_with_its_line_of_custom_code(
     custom: dict[str, Callable[..., object]], name: str, expected: str
 ) -> None:
-    message = str(custom_code_error(raised(custom[name])))
+    message, _ = described(raised(custom[name]))
     assert message.startswith(expected) and "\n" not in message
 
 
@@ -65,8 +77,21 @@ def test_an_exception_of_a_library_is_reported_with_the_calling_line(
     def fail() -> None:
         raise error
 
-    message = str(custom_code_error(raised(custom["called"], fail)))
+    message, trace = described(raised(custom["called"], fail))
     assert message.startswith(f"mine/other.py, line 14, in called: {type(error).__name__}") and "\n" not in message
+    assert trace.startswith('  File "mine/other.py", line 14, in called') and "in fail" in trace
+
+
+def test_the_traceback_starts_at_the_first_frame_of_custom_code(custom: dict[str, Callable[..., object]]) -> None:
+    def library(depth: int) -> object:
+        return library(depth - 1) if depth else custom["name"]()
+
+    message, trace = described(raised(custom["called"], lambda: library(2)))
+    assert message.startswith("mine/other.py, line 5, in name: NameError")
+    files = [line.split(", ")[-1] for line in trace.splitlines() if line.startswith("  File")]
+    assert files[0] == "in called" and files[-1] == "in name" and "in raised" not in files
+    _, trace = described(raised(custom["called"], lambda: library(50)))
+    assert trace.count("  File") <= MOST_FRAMES and trace.startswith('  File "mine/other.py", line 14, in called')
 
 
 @pytest.mark.parametrize(

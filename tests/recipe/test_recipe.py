@@ -95,7 +95,7 @@ def test_a_stored_recipe_loads_as_an_equal_one_without_secrets(tmp_path: Path) -
     [
         (
             "synthesis: {images_per_clas: 3}",
-            ": synthesis.images_per_clas: no such key; did you mean 'images_per_class'?",
+            ": synthesis.images_per_clas: no such key; did you mean 'synthesis.images_per_class'?",
         ),
         ("trainin: {}", ": trainin: no such key; did you mean 'training'?"),
         ("a: [1,\n", ", line 2: not readable as YAML"),
@@ -109,7 +109,10 @@ def test_errors_of_a_file_contain_its_name(tmp_path: Path, text: str, error: str
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("synthesis.images_per_clas=3", "synthesis.images_per_clas: no such key; did you mean 'images_per_class'?"),
+        (
+            "synthesis.images_per_clas=3",
+            "synthesis.images_per_clas: no such key; did you mean 'synthesis.images_per_class'?",
+        ),
         ("training.epochs=many", "training.epochs: 'many' is not allowed; it must be a whole number"),
         ("training.epochs=1.5", "training.epochs: 1.5 is not allowed; it must be a whole number"),
         ("training.epochs=0", "training.epochs: 0 is not allowed; it must be at least 1"),
@@ -118,16 +121,24 @@ def test_errors_of_a_file_contain_its_name(tmp_path: Path, text: str, error: str
             "training.data=fake",
             "training.data: 'fake' is not allowed; it must be 'real', 'synthetic', 'both' or 'all_real'",
         ),
-        ("training=3", "training: 3 is not allowed; it must be a section with its own keys"),
+        (
+            "dataset=dtd",
+            "dataset: 'dtd' is not allowed; it must be a section with its own keys, such as 'dataset.name'",
+        ),
+        (
+            "training.learning_rate=0.01",
+            "training.learning_rate: no such key; did you mean 'methods.syncclip.learning_rate'?",
+        ),
         ("training.method=synclip", "training.method: unknown method 'synclip'; did you mean 'syncclip'?"),
         (
             "study.configurations=[{methd: ivlp}]",
-            "study.configurations[0].methd: no such key; did you mean 'method'? (and 1 more error)",
+            "study.configurations[0].methd: no such key; did you mean 'study.configurations[0].method'? "
+            "(and 1 more error)",
         ),
         ("synthesis.filters=[{name: blanc}]", "synthesis.filters[0].name: there is no 'blanc'; did you mean 'blank'?"),
         (
             "synthesis.filters=[{name: clip_score, topp: 3}]",
-            "synthesis.filters[0].topp: no such key; did you mean 'top'?",
+            "synthesis.filters[0].topp: no such key; did you mean 'synthesis.filters[0].top'?",
         ),
         (
             "study.configurations=[{method: ivlp, data: real images}]",

@@ -13,8 +13,11 @@ from xml.etree import ElementTree
 import pandas as pd
 import pytest
 
+from syncclip import storage
 from syncclip.reports import report
+from syncclip.studies import outputs
 from tests.browser import Page, serious, visit
+from tests.reports.test_search import RECORD
 from tests.studies import fabricated
 from tests.studies.fabricated_map import DATASETS, KNOWLEDGE, make_map
 
@@ -48,7 +51,7 @@ PUBLISHED = (Path(__file__).parents[2] / "docs/results/report.html").as_uri()
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """URLs of the reports of a study, a run, a synthetic dataset and a map of gains."""
+    """URLs of the reports of a study, a run, a synthetic dataset, a map of gains and a hyperparameter search."""
     root = tmp_path_factory.mktemp("pages")
     dataset = fabricated.make_dataset(root / "shapes")
     folders = {
@@ -56,7 +59,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "run": fabricated.make_run(root / "run", dataset),
         "set": fabricated.make_set(root / "set"),
         "map": make_map(root / "map"),
+        "search": root / "search",
     }
+    outputs.write_json(str(folders["search"] / outputs.TUNED), RECORD, storage.identity("search"))
     return {kind: Path(report(str(folder))).as_uri() for kind, folder in folders.items()}
 
 
@@ -85,7 +90,7 @@ HIDDEN = """[...document.querySelectorAll('[data-plot] svg, [data-plot] svg :is(
 
 
 @pytest.mark.parametrize("width", [700, 1000, 1400])
-@pytest.mark.parametrize("kind", ["study", "run", "map", "published"])
+@pytest.mark.parametrize("kind", ["study", "run", "map", "search", "published"])
 def test_no_label_is_clipped(browser: int, pages: dict[str, str], kind: str, width: int) -> None:
     async def work(page: Page) -> Any:
         await page.run("document.fonts.ready.then(() => null)")
@@ -94,7 +99,7 @@ def test_no_label_is_clipped(browser: int, pages: dict[str, str], kind: str, wid
     assert visit(browser, pages.get(kind, PUBLISHED), work, width) == []
 
 
-@pytest.mark.parametrize("kind", ["study", "run", "set", "map", "published"])
+@pytest.mark.parametrize("kind", ["study", "run", "set", "map", "search", "published"])
 def test_printed_page_shows_all_of_a_figure(browser: int, pages: dict[str, str], kind: str) -> None:
     async def work(page: Page) -> tuple[int, int]:
         on_screen = await page.run(HIDDEN)
@@ -104,7 +109,7 @@ def test_printed_page_shows_all_of_a_figure(browser: int, pages: dict[str, str],
     assert visit(browser, pages.get(kind, PUBLISHED), work) == (0, 0)
 
 
-@pytest.mark.parametrize("kind", ["study", "run", "set", "map"])
+@pytest.mark.parametrize("kind", ["study", "run", "set", "map", "search"])
 def test_page_fits_400_pixels(browser: int, pages: dict[str, str], kind: str) -> None:
     async def work(page: Page) -> tuple[Any, ...]:
         await page.run("document.querySelectorAll('details').forEach(fold => { fold.open = true; })")
@@ -310,7 +315,7 @@ def test_invalid_url_fragment_is_ignored(browser: int, pages: dict[str, str], br
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("kind", ["study", "run", "set"])
+@pytest.mark.parametrize("kind", ["study", "run", "set", "search"])
 def test_accessibility_audit_has_no_serious_finding(browser: int, pages: dict[str, str], kind: str, dark: bool) -> None:
     async def work(page: Page) -> list[str]:
         return await serious(page)

@@ -19,7 +19,7 @@ from syncclip.synthesis.settings import SynthesisSettings
         (["filters=[{name: clip_score}]"], "accepts all images"),
         (["filters=[]", "select=best"], "select 'best' needs a filter"),
         (["filters=[{name: blnk}]"], "there is no 'blnk'; did you mean 'blank'?"),
-        (["images_per_clas=3"], "images_per_clas: no such key; did you mean 'images_per_class'?"),
+        (["images_per_clas=3"], "images_per_clas: no such key; did you mean 'synthesis.images_per_class'?"),
         (["actors=abc"], "synthesis.actors: 'abc' is not allowed; it must be a whole number"),
         (["actors=0"], "synthesis.actors: 0 is not allowed; it must be at least 1"),
         (["actors={min: 5, max: 4}"], "synthesis.actors: min 5 is larger than max 4"),

@@ -235,7 +235,8 @@ def test_exception_in_custom_code_ends_the_training(tmp_path: Path, workers: int
     """Of two workers only the second raises it; the first waits for it and is restarted once."""
     spec = {"url": str(tmp_path / "run"), "settings": {"workers": workers}, "noise": 0.0, "calls": str(tmp_path)}
     settings = fakes.settings(workers=workers, max_failures=5)
-    with pytest.raises(UserError, match=r"test_ray_train\.py, line \d+, in loss: TypeError: no such loss$"):
+    described = r"test_ray_train\.py, line \d+, in loss: TypeError: no such loss\nTraceback of custom code:\n  File "
+    with pytest.raises(UserError, match=described):
         train_on_ray(build_with_bug, spec, fakes.folder(tmp_path / "run"), settings)
     assert len(list(tmp_path.glob("call*"))) == 1
     assert "TypeError: no such loss" in str(status_lines(str(tmp_path / "run")))
