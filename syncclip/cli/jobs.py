@@ -41,6 +41,13 @@ class JobName(str, Enum):
     classify = "classify"
 
 
+class FigureFormat(str, Enum):
+    """Formats of figures for papers."""
+
+    pdf = "pdf"
+    svg = "svg"
+
+
 def demo(overrides: Overrides, out: Out = None) -> None:
     """Run the demo end to end in minutes with the bundled models: generate, train, compare, report."""
     study("demo", overrides, out)
@@ -184,13 +191,24 @@ def tune(recipe: RecipeName, overrides: Overrides, out: Out = None) -> None:
     text.show(text.table("Tuned on validation images", headings, rows))
 
 
-def report(folder: Folder) -> None:
+def report(
+    folder: Folder,
+    figures: Annotated[
+        FigureFormat | None, typer.Option("--figures", help="Also draw a study's scaling curves, for papers.")
+    ] = None,
+    latex: Annotated[bool, typer.Option("--latex", help="Also write a LaTeX table (booktabs) and a CSV file.")] = False,
+) -> None:
     """Write the report of a study, run or synthetic dataset as one self-contained HTML page."""
     from syncclip.reports import write_report
 
     done = write_report(folder)
     text.show(done.table)
     text.show(done.url)
+    if figures or latex:
+        from syncclip.reports.paper import write_paper
+
+        for path in write_paper(done.url.rpartition("/")[0], figures.value if figures else None, latex):
+            text.show(path)
 
 
 def reproduce(
