@@ -28,9 +28,8 @@ if TYPE_CHECKING:
     from syncclip.reports import report
     from syncclip.reports.paper import plot_curve
     from syncclip.studies.assess import assess
-    from syncclip.studies.comparison import compare
     from syncclip.studies.levels import study
-    from syncclip.studies.results import results
+    from syncclip.studies.results import compare, results
     from syncclip.studies.tune import tune
     from syncclip.synthetic_sets.prepare import plan
 
@@ -40,7 +39,7 @@ _MODULES = {
     "Run": "jobs",
     "UserError": "core.settings",
     "assess": "studies.assess",
-    "compare": "studies.comparison",
+    "compare": "studies.results",
     "tune": "studies.tune",
     "evaluate": "jobs",
     "load": "inference.model",

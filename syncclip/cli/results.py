@@ -13,7 +13,7 @@ import syncclip
 from syncclip.cli.arguments import Folder, OutFile
 from syncclip.core import text
 from syncclip.core.settings import UserError
-from syncclip.core.text import counted, coverage, cut, did_you_mean, signed
+from syncclip.core.text import counted, coverage, cut, did_you_mean
 
 if TYPE_CHECKING:
     from syncclip.studies.recommendation import Recommendation
@@ -37,20 +37,17 @@ def compare(
     frame = syncclip.compare(*folders)
     for number, folder in enumerate(folders):
         (reason,) = {*frame["reason"][number :: len(folders)]} - {""} or {""}
-        text.show(f"{number + 1}: {cut(folder, WIDTH - 3)}" + (f"\n   no interval: {reason}" if reason else ""))
+        note = f"\n   no interval: {reason}" if number and reason else ""
+        text.show(f"{number + 1}: {cut(folder, WIDTH - 3)}{note}")
+    columns = ["images_per_class", "mean", "standard_error", "difference", "difference_low", "difference_high"]
     for key in [metric] if metric else SHOWN:
-        rows = []
-        for row in frame[(frame["metric"] == key) & frame["mean"].notna()].itertuples():
-            number = row.Index % len(folders) + 1
-            error = "" if math.isnan(row.standard_error) else f" ± {row.standard_error:.1f}"
-            bounds = row.difference_low, row.difference_high
-            interval = "" if number == 1 or math.isnan(bounds[0]) else signed(*bounds)
-            n = "" if row.images_per_class is None else row.images_per_class
-            cells = row.configuration, n, f"{row.mean:.1f}{error}", "" if number == 1 else signed(row.difference)
-            rows.append([str(number), *map(str, cells), interval])
-        level = coverage(frame["confidence_level"][0])
-        title = f"{HEADINGS[key]}, %; n images per class; {level} interval of the difference"
-        text.show(text.table(title, ["", "method", "n", "accuracy", "minus 1", "interval"], rows), keys=2)
+        part = frame[frame["metric"] == key]
+        part = part.assign(number=part.index % len(folders) + 1)
+        part[columns[1:]] = part[columns[1:]].round(1) + 0.0  # no "-0.0"
+        part = part[["number", "configuration", *columns]].astype(object).where(part.notna(), None)
+        title = f"{HEADINGS[key]}, %: mean, standard error, difference to 1 and its interval; n images per class"
+        headings = ["", "method", "n", "mean", "SE", "diff.", "low", "high"]
+        text.show(text.table(title, headings, part.to_numpy().tolist()), keys=2)
     if out is not None:
         storage.write_bytes(out, frame.to_csv(index=False).encode())
         text.show(out)
@@ -78,19 +75,22 @@ def _lines(answer: Recommendation, accuracy: float) -> Iterator[str]:
 
     level, largest = coverage(answer.confidence_level), max(answer.measured)
     target = f"{HEADINGS[answer.metric]} of {accuracy:g} % with {answer.configuration}"
+    cost = f"{counted(answer.images, 'image')}, {answer.cost or 'unknown time'}"
     if answer.needed is None:
         yield f"{target}: not determined, because {answer.reason}."
     else:
-        low, high = (f"{math.ceil(n)}" if n <= largest else f"more than {largest}" for n in (answer.needed.low, answer.needed.high))
+        bounds = answer.needed.low, answer.needed.high
+        low, high = (f"{math.ceil(n)}" if n <= largest else f"over {largest}" for n in bounds)
         images = counted(math.ceil(answer.needed.estimate), "image")
-        yield f"{target}: {images} per class ({level} interval {low} to {high})."
-    yield f"{'Pilot' if answer.needed is None else 'Cost'}: {counted(answer.images, 'image')}, {answer.cost or 'unknown time'}."
+        yield f"{target}: {images} per class ({level} interval {low} to {high}); {cost}."
     yield f"  images  accuracy  {level} interval"
     for n, each in answer.measured.items():
         yield f"  {n:>6}  {each.estimate:>8.1f}  {each.low:.1f} to {each.high:.1f}"
     if answer.pilot:
-        numbers = ",".join(map(str, answer.pilot))
-        yield f"To decide, repeat the study with `study.images_per_class=[{numbers}]`; finished runs are kept."
+        numbers, size = ",".join(map(str, answer.pilot)), "" if answer.needed else f" ({cost})"
+        yield f"To decide, repeat the study with `study.images_per_class=[{numbers}]`{size}; finished runs are kept."
+    elif answer.needed and answer.needed.high > largest:
+        yield "Some classes may never reach the target: more classes, not more images, would narrow the interval."
     if answer.split == "test":
         yield (
             "The study was evaluated on test images, on which the accuracy at a number chosen here is optimistic; "

@@ -6,7 +6,7 @@ import io
 import re
 from importlib import resources
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -28,12 +28,13 @@ COLUMNS = ("base", "novel", "hm", "all_classes_hm")
 MARKERS = {"circle": "o", "square": "s", "triangle": "^", "diamond": "D"}
 STYLE = {"pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "syncclip"}
 """Settings of matplotlib that embed fonts and make files reproducible."""
+NO_DATE = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
 
 
 def plot_curve(source: str | pd.DataFrame, ax: Axes | None = None, metric: str = "all_classes_hm") -> Axes:
     """Plot accuracy against the number of synthetic images per class.
 
-    Points are means over seeds with standard errors; dotted lines are configurations without synthetic images.
+    Points are means over seeds with standard errors; dashed lines are configurations without synthetic images.
 
     Args:
         source: path or URL of a study, or rows of `results`.
@@ -62,13 +63,14 @@ def plot_curve(source: str | pd.DataFrame, ax: Axes | None = None, metric: str =
             style = {"color": colour, "marker": MARKERS[each.shape], "capsize": 3}
             ax.errorbar(numbers.astype(int), means, errors, label=each.short, **style)
         else:
-            ax.axhline(points["mean"].iloc[0], label=each.short, linestyle=":", color=colour)
-    if numbers := sorted(rows["images_per_class"].dropna().unique()):
+            dashes = (0, (1 + each.tone, 2))  # differ between configurations, like their colours
+            ax.axhline(points["mean"].iloc[0], label=each.short, linestyle=dashes, color=colour)
+    if ticks := sorted(rows["images_per_class"].dropna().unique()):
         ax.set_xscale("log")
-        ax.set_xticks(numbers, map(str, numbers))
+        ax.set_xticks(ticks, [str(n) for n in ticks])
         ax.minorticks_off()
     ax.set(xlabel="synthetic images per class", ylabel=f"{MEASURES[metric]}, %")
-    ax.legend(frameon=False)
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
 
 
@@ -86,11 +88,12 @@ def _configurations(rows: pd.DataFrame) -> list[ReportConfiguration]:
 
 def latex_table(frame: pd.DataFrame) -> str:
     """Format rows of `results` as a LaTeX table for the package booktabs: mean ± standard error over seeds."""
-    labels = {each.id: re.sub(r"([&%$#_{}])", r"\\\1", each.label) for each in _configurations(frame)}
+    labels = {each.id: re.sub(r"([&%$#_{}])", r"\\\1", each.short) for each in _configurations(frame)}
     errors = frame["standard_error"].map(lambda error: "" if pd.isna(error) else rf" \pm {error:.1f}")
     frame = frame.assign(cell="$" + frame["mean"].map("{:.1f}".format) + errors + "$")
     lines = [["Method", "$n$", *(METRIC_HEADINGS[metric] for metric in COLUMNS)]]
-    for (configuration, n), rows in frame.groupby(["configuration", "images_per_class"], sort=False, dropna=False):
+    groups: Any = frame.groupby(["configuration", "images_per_class"], sort=False, dropna=False)
+    for (configuration, n), rows in groups:
         cells = rows.set_index("metric")["cell"][list(COLUMNS)]
         lines.append([labels[configuration], "" if pd.isna(n) else str(n), *cells])
     head, *body = [" & ".join(line) + r" \\" for line in lines]
@@ -110,10 +113,10 @@ def write_paper(folder: str, figures: str | None, latex: bool) -> list[str]:
     if latex:
         files["results.tex"] = latex_table(frame).encode()
     for metric in frame.dropna(subset="mean")["metric"].unique() if figures else ():
-        with _pyplot().rc_context(STYLE):
-            figure, buffer = plot_curve(frame, metric=metric).figure, io.BytesIO()
-            figure.savefig(buffer, format=figures, metadata={"CreationDate" if figures == "pdf" else "Date": None})
-            _pyplot().close(figure)
+        with (pyplot := _pyplot()).rc_context(STYLE):
+            plot_curve(frame, metric=metric)
+            pyplot.savefig(buffer := io.BytesIO(), format=figures, metadata=NO_DATE.get(str(figures)))
+            pyplot.close()
         files[f"curve_{metric}.{figures}"] = buffer.getvalue()
     for name, data in files.items():
         storage.write_bytes(storage.join(folder, FOLDER, name), data)

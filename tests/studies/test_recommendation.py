@@ -44,6 +44,11 @@ def test_uncertain_answer_has_a_pilot_at_the_upper_bound(study: str) -> None:
     assert measured == [1, 4, 16, 64] and more == min(256, -int(-answer.needed.high // 1))
 
 
+def test_target_that_some_classes_never_reach_has_no_pilot(tmp_path: Path) -> None:
+    answer = recommend(write_study(tmp_path, law, spread=20), 55, "novel")
+    assert answer.needed and answer.needed.high == float("inf") and answer.pilot == ()
+
+
 def test_target_beyond_the_measured_range_is_not_extrapolated(study: str) -> None:
     answer = recommend(study, 59, "novel")
     assert answer.needed is None and answer.pilot == (1, 4, 16, 64, 256)
@@ -76,7 +81,9 @@ def test_pilot_has_enough_numbers_of_images_for_a_fit(tmp_path: Path) -> None:
 
 
 def test_cost_follows_the_measured_throughput_and_the_price(tmp_path: Path) -> None:
-    url = write_study(tmp_path, law, "synthesis.cost.price=2.5", "synthesis.num_gpus=0.5", "synthesis.cost.currency=EUR")
+    url = write_study(
+        tmp_path, law, "synthesis.cost.price=2.5", "synthesis.num_gpus=0.5", "synthesis.cost.currency=EUR"
+    )
     cost = outputs.Cost(outputs.SynthesisCost(100, {}, 1, images_per_second=0.1))
     outputs.write_json(str(tmp_path / outputs.COST), cost, storage.read_owner(str(tmp_path / outputs.STATE)))
     answer = recommend(url, 59, "novel")
