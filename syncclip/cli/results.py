@@ -45,9 +45,9 @@ def compare(
         part = part.assign(number=part.index % len(folders) + 1)
         part[columns[1:]] = part[columns[1:]].round(1) + 0.0  # no "-0.0"
         part = part[["number", "configuration", *columns]].astype(object).where(part.notna(), None)
-        title = f"{HEADINGS[key]}, %: mean, standard error, difference to 1 and its interval; n images per class"
         headings = ["", "method", "n", "mean", "SE", "diff.", "low", "high"]
-        text.show(text.table(title, headings, part.to_numpy().tolist()), keys=2)
+        text.show(text.table(f"{HEADINGS[key]}, %", headings, part.to_numpy().tolist()), keys=2)
+    text.show("n: images per class; SE: over seeds; diff.: to 1, with its confidence interval")
     if out is not None:
         storage.write_bytes(out, frame.to_csv(index=False).encode())
         text.show(out)
