@@ -24,7 +24,7 @@ Metric = Annotated[str | None, typer.Option("--metric", metavar="KEY", help="Met
 
 
 def compare(
-    folders: Annotated[list[str], typer.Argument(metavar="DIR...", help="At least two trainings, or two studies.")],
+    folders: Annotated[list[str], typer.Argument(metavar="DIR", help="At least two trainings, or two studies.")],
     metric: Metric = None,
     out: OutFile = None,
 ) -> None:
@@ -40,8 +40,9 @@ def compare(
         note = f"\n   no interval: {reason}" if number and reason else ""
         text.show(f"{number + 1}: {cut(folder, WIDTH - 3)}{note}")
     columns = ["images_per_class", "mean", "standard_error", "difference", "difference_low", "difference_high"]
-    for key in [metric] if metric else SHOWN:
-        part = frame[frame["metric"] == key]
+    measured = frame[frame["mean"].notna()]
+    for key in [key for key in ([metric] if metric else SHOWN) if key in measured["metric"].unique()]:
+        part = measured[measured["metric"] == key]
         part = part.assign(number=part.index % len(folders) + 1)
         part[columns[1:]] = part[columns[1:]].round(1) + 0.0  # no "-0.0"
         part = part[["number", "configuration", *columns]].astype(object).where(part.notna(), None)

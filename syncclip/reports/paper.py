@@ -98,7 +98,7 @@ def latex_table(frame: pd.DataFrame) -> str:
         lines.append([labels[configuration], "" if pd.isna(n) else str(n), *cells])
     head, *body = [" & ".join(line) + r" \\" for line in lines]
     caption = f"% booktabs; accuracy on {frame['split'].iloc[0]} images in per cent, n synthetic images per class"
-    begin, end = rf"\begin{{tabular}}{{lr{'r' * len(COLUMNS)}}}", r"\end{tabular}"
+    begin, end = rf"\begin{{tabular}}{{@{{}}lr{'r' * len(COLUMNS)}@{{}}}}", r"\end{tabular}"
     return "\n".join([caption, begin, r"\toprule", head, r"\midrule", *body, r"\bottomrule", end, ""])
 
 

@@ -92,7 +92,7 @@ def test_csv_has_numbers_in_columns_of_their_own(study: str) -> None:
 def test_latex_table_is_well_formed(study: str) -> None:
     lines = latex_table(results(study)).splitlines()
     assert lines[1:5] == [
-        r"\begin{tabular}{lrrrrr}",
+        r"\begin{tabular}{@{}lrrrrr@{}}",
         r"\toprule",
         r"Method & $n$ & base & novel & HM & HM (all) \\",
         r"\midrule",
