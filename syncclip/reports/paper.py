@@ -58,7 +58,7 @@ def plot_curve(source: str | pd.DataFrame, ax: Axes | None = None, metric: str =
     for each in _configurations(rows):
         points = rows[rows["configuration"] == each.id]
         colour = re.findall(rf"--tone-{each.tone}: (#\w+)", palette)[0]  # of the light scheme
-        if each.synthetic:
+        if points["images_per_class"].notna().all():
             numbers, means, errors = (points[key] for key in ("images_per_class", "mean", "standard_error"))
             style = {"color": colour, "marker": MARKERS[each.shape], "capsize": 3}
             ax.errorbar(numbers.astype(int), means, errors, label=each.short, **style)
