@@ -10,7 +10,8 @@ Each library function takes a recipe and corresponds to the CLI command of the s
     print(run.results["hm"])
     print(evaluate("runs/first", ["evaluation.split=val"]).results["hm"])
 
-The docstring examples of assess, plan, synth, train, evaluate, tune, study and report must be run in this order.
+The docstring examples of assess, plan, synth, train, evaluate, tune, study,
+results, plot_curve, compare and report must be run in this order.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
     from syncclip.jobs import Run, evaluate, synth, train
     from syncclip.recipe.recipe import Recipe
     from syncclip.reports import report
+    from syncclip.reports.paper import plot_curve
     from syncclip.studies.assess import assess
     from syncclip.studies.levels import study
+    from syncclip.studies.results import compare, results
     from syncclip.studies.tune import tune
     from syncclip.synthetic_sets.prepare import plan
 
@@ -36,11 +39,14 @@ _MODULES = {
     "Run": "jobs",
     "UserError": "core.settings",
     "assess": "studies.assess",
+    "compare": "studies.results",
     "tune": "studies.tune",
     "evaluate": "jobs",
     "load": "inference.model",
     "plan": "synthetic_sets.prepare",
+    "plot_curve": "reports.paper",
     "report": "reports",
+    "results": "studies.results",
     "study": "studies.levels",
     "synth": "jobs",
     "train": "jobs",
@@ -56,10 +62,13 @@ __all__ = [
     "UserError",
     "__version__",
     "assess",
+    "compare",
     "evaluate",
     "load",
     "plan",
+    "plot_curve",
     "report",
+    "results",
     "study",
     "synth",
     "train",

@@ -10,7 +10,20 @@ import pytest
 
 import syncclip
 
-IN_ORDER = ("assess", "plan", "synth", "train", "evaluate", "load", "tune", "study", "report")
+IN_ORDER = (
+    "assess",
+    "plan",
+    "synth",
+    "train",
+    "evaluate",
+    "load",
+    "tune",
+    "study",
+    "results",
+    "plot_curve",
+    "compare",
+    "report",
+)
 """The functions; examples use the output of those before them."""
 
 

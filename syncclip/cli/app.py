@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from syncclip.cli import assess, classify, datasets, jobs, plan, prompts, recipe, serve, shards, status, verify
+from syncclip.cli import assess, classify, datasets, jobs, plan, prompts, recipe, results, serve, shards, status, verify
 from syncclip.core.custom_code import TRACEBACK, custom_code_error
 from syncclip.core.secrets import remember_arguments
 from syncclip.core.session import current
@@ -44,7 +44,7 @@ COMMANDS = (
         jobs.train,
     ),
     *(jobs.evaluate, classify.classify, classify.teacher, classify.export, classify.push, serve.serve, jobs.study),
-    *(jobs.reproduce, jobs.tune, jobs.report, verify.verify, verify.recompute),
+    *(jobs.reproduce, jobs.tune, jobs.report, results.compare, results.recommend, verify.verify, verify.recompute),
 )
 GROUPS = {"recipe": recipe.app, "datasets": datasets.app, "shards": shards.app, "prompts": prompts.app}
 

@@ -204,13 +204,24 @@ def tune(recipe: RecipeName, overrides: Overrides, out: Out = None) -> None:
     text.show(f"next: syncclip study {shlex.quote(storage.join(done.url, 'recipe.yaml'))}")
 
 
-def report(folder: Folder) -> None:
+def report(
+    folder: Folder,
+    figures: Annotated[
+        str | None, typer.Option("--figures", metavar="pdf|svg", help="Also write the scaling curves as figures.")
+    ] = None,
+    latex: Annotated[bool, typer.Option("--latex", help="Also write a LaTeX table (booktabs) and a CSV file.")] = False,
+) -> None:
     """Write the report of a study, run, synthetic dataset or search as one self-contained HTML page."""
     from syncclip.reports import write_report
 
     done = write_report(folder)
     text.show(done.table)
     text.show(done.url)
+    if figures or latex:
+        from syncclip.reports.paper import write_paper
+
+        for path in write_paper(done.url.rpartition("/")[0], figures, latex):
+            text.show(path)
 
 
 def reproduce(

@@ -53,6 +53,10 @@ MEASURES = {
     "novel": "novel classes",
     "all_classes_hm": "harmonic mean, all classes as candidates",
     "hm": "harmonic mean",
+    "all_classes_base": "base classes, all classes as candidates",
+    "base": "base classes",
+    "all_classes_accuracy": "accuracy, all classes as candidates",
+    "openworld_auc": "OpenworldAUC",
 }
 MAX_FAILED = 10
 """Maximum number of failed runs to list by name."""

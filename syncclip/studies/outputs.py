@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 from syncclip import storage
 from syncclip.core.formats import parse_json
 from syncclip.core.secrets import json_without_secrets
+from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 from syncclip.evaluation.metrics import Number
 from syncclip.studies.statistics.bootstrap import Unit
@@ -247,6 +248,13 @@ def total_synthesis_cost(costs: Sequence[SynthesisCost | None]) -> SynthesisCost
         wall_hours=sum(walls) if walls else None,
         busy_share=sum(shares) / sum(walls) if shares else None,
     )
+
+
+def check_finished(url: str, state: Mapping[str, Any]) -> None:
+    """Raise a `UserError` if a run is not finished, according to the content of study.json."""
+    cells = state["cells"]
+    if waiting := sum(cell["status"] != "done" for cell in cells):
+        raise UserError(f"{url}: {waiting} of {len(cells)} training runs are not finished; run the study again")
 
 
 def plain(value: Any) -> Any:

@@ -88,9 +88,7 @@ def read_pilot(url: str, recipe: Recipe | None = None) -> Pilot:
     if not storage.exists(path):
         raise UserError(f"{url}: no study found; run a pilot with `{pilot_command('RECIPE')}`")
     owner, state = storage.read_owner(path), outputs.read_json(path)
-    cells = state["cells"]
-    if waiting := sum(cell["status"] != "done" for cell in cells):
-        raise UserError(f"{url}: {waiting} of {len(cells)} training runs are not finished; run the study again")
+    outputs.check_finished(url, state)
     of_pilot = recipe_of_pilot(url)
     if recipe is not None:
         _require_same(url, recipe, of_pilot)

@@ -43,6 +43,10 @@ WRONG = {
     "without numbers": "f.querySelectorAll('[data-numbers] tbody td').length === 0",
 }
 """Faults of a figure `f`."""
+OPTIONS = """[...document.querySelectorAll('[data-figure=curve] [data-controls] button')]
+    .filter(button => button.getClientRects().length).map(button => button.textContent)"""
+NOTES = "[...document.querySelectorAll('[data-figure=curve] .axis-note')].map(note => note.textContent)"
+FOLDED = "[...document.querySelectorAll('details:not([open])')].filter(fold => fold.getClientRects().length).length"
 SHAPES = "document.querySelectorAll('[data-figure={}] [data-plot] :is(path, rect, circle, line)').length"
 
 
@@ -107,6 +111,16 @@ def test_printed_page_shows_all_of_a_figure(browser: int, pages: dict[str, str],
         return on_screen, await page.run(HIDDEN)
 
     assert visit(browser, pages.get(kind, PUBLISHED), work) == (0, 0)
+
+
+def test_printed_page_shows_the_selected_options_and_no_folded_boxes(browser: int, pages: dict[str, str]) -> None:
+    async def work(page: Page) -> tuple[list[str], int, list[str]]:
+        await page.send("Emulation.setEmulatedMedia", media="print")
+        return await page.run(OPTIONS), await page.run(FOLDED), await page.run(NOTES)
+
+    shown, folded, notes = visit(browser, pages["study"], work)
+    assert shown == ["All classes", "Novel"] and folded == 0
+    assert "Novel classes, all classes as candidates, %" in notes
 
 
 @pytest.mark.parametrize("kind", ["study", "run", "set", "map", "search"])

@@ -64,7 +64,7 @@ figure("curve", (part) => {
     for (const n of amounts) image.append(line(x(n), area.bottom, x(n), area.bottom + 5, { class: "axis" }), text(x(n), area.bottom + 20, String(n), { class: "tick", "text-anchor": "middle" }));
     image.append(line(area.left, area.bottom, area.right, area.bottom, { class: "axis" }),
       text((area.left + area.right) / 2, height - 6, "synthetic images per class", { class: "axis-title", "text-anchor": "middle" }),
-      text(0, 11, "accuracy, %", { class: "axis-note" }));
+      text(0, 11, `${metricName(state.metric)}, %`, { class: "axis-note" }));
 
     let marks = 0;
     const labels = [];

@@ -1,0 +1,80 @@
+"""The commands `compare` and `recommend`: width, CSV file and one-line errors."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.cli.test_app import Outcome
+from tests.studies.predicted import write_study, write_training
+
+
+def accuracy(configuration: str, n: int) -> float:
+    return 60 - 20 * (1 + n) ** -0.5 if configuration == "syncclip-both" else 40
+
+
+def longest(text: str) -> int:
+    return max(map(len, text.splitlines()))
+
+
+def test_compare_prints_differences_within_80_columns(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    first, second = (write_study(tmp_path / ("long name" * 20) / str(n), accuracy, spread=8) for n in (1, 2))
+    outcome = Outcome(capsys, "compare", first, second)
+    assert outcome.status == 0, outcome.err
+    assert longest(outcome.out) <= 80
+    assert re.findall(r"^([^:\n]*), %", outcome.out, re.MULTILINE) == ["novel", "HM", "HM (all)"]
+    (row,) = re.findall(r".*2 .* syncclip-both .* 16 .*", outcome.out.partition("HM, %")[0])
+    assert re.findall(r"-?[\d.]+", row.partition("16")[2]) == ["55.0", "0.3", "0.0", "0.0", "0.0"]
+
+
+def test_compare_reports_that_no_interval_is_possible(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folders = write_training(tmp_path / "a", 50), write_training(tmp_path / "b", 52.5, "evaluation.split=val")
+    outcome = Outcome(capsys, "compare", *folders, "--metric", "novel")
+    assert "no interval: different test images (split: test and val)" in outcome.out
+    assert re.search(r"2 .* ivlp-real .* 52.5 .* 2.5 [^\d]*\n", outcome.out)
+
+
+def test_compare_writes_all_metrics_as_csv(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folders = [write_training(tmp_path / name, 50, spread=8) for name in "ab"]
+    out = tmp_path / "differences.csv"
+    assert str(out) in Outcome(capsys, "compare", *folders, "--metric", "hm", "--out", str(out)).out
+    read = pd.read_csv(out)
+    assert read["metric"].nunique() == 8 and read["folder"].tolist()[:2] == folders
+    assert all(read[name].dtype == float for name in ("mean", "difference", "difference_low", "difference_high"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("{a}",), "at least two folders"),
+        (("{a}", "{a}", "--metric", "hmm"), "unknown metric 'hmm'; did you mean 'hm'?"),
+    ],
+)
+def test_compare_errors_are_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: tuple[str, ...], error: str
+) -> None:
+    run = write_training(tmp_path, 50)
+    assert error in Outcome(capsys, "compare", *(argument.format(a=run) for argument in arguments)).error
+
+
+def test_recommend_prints_answer_cost_and_measured_accuracies(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    study = write_study(tmp_path, accuracy, "synthesis.cost.throughput=2.0")
+    outcome = Outcome(capsys, "recommend", study, "--accuracy", "55", "--metric", "novel")
+    assert outcome.status == 0, outcome.err
+    assert longest(outcome.out) <= 80
+    assert outcome.out.startswith("novel of 55 % with syncclip-both: 1") and "images per class (95" in outcome.out
+    assert "on one generator." in outcome.out and "57.5" in outcome.out
+    assert "evaluation.split=val" in outcome.out and "To decide" not in outcome.out
+
+
+def test_recommend_prints_the_pilot_that_decides(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    study = write_study(tmp_path, accuracy, "evaluation.split=val")
+    outcome = Outcome(capsys, "recommend", study, "--accuracy", "59", "--metric", "novel")
+    words = " ".join(outcome.out.split())
+    assert "not determined, because the target exceeds the fitted accuracy at 64 images per class" in words
+    assert "`study.images_per_class=[1,4,16,64,256]`" in words and "test images" not in words
