@@ -45,6 +45,13 @@ class JobName(str, Enum):
     classify = "classify"
 
 
+class FigureFormat(str, Enum):
+    """File formats of `report --figures`."""
+
+    pdf = "pdf"
+    svg = "svg"
+
+
 def demo(overrides: Overrides, out: Out = None) -> None:
     """Run the demo end to end in minutes with the bundled models: generate, train, compare, report."""
     study("demo", overrides, out)
@@ -207,7 +214,7 @@ def tune(recipe: RecipeName, overrides: Overrides, out: Out = None) -> None:
 def report(
     folder: Folder,
     figures: Annotated[
-        str | None, typer.Option("--figures", metavar="pdf|svg", help="Also write the scaling curves as figures.")
+        FigureFormat | None, typer.Option("--figures", help="Also write the scaling curves as figures.")
     ] = None,
     latex: Annotated[bool, typer.Option("--latex", help="Also write a LaTeX table (booktabs) and a CSV file.")] = False,
 ) -> None:
@@ -220,7 +227,7 @@ def report(
     if figures or latex:
         from syncclip.reports.paper import write_paper
 
-        for path in write_paper(done.url.rpartition("/")[0], figures, latex):
+        for path in write_paper(done.url.rpartition("/")[0], figures.value if figures else None, latex):
             text.show(path)
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from syncclip.core.text import table
+from syncclip.reports.page import StudyReport
 from tests.cli.test_app import Outcome
 from tests.studies.predicted import write_study, write_training
 
@@ -78,3 +80,21 @@ def test_recommend_prints_the_pilot_that_decides(capsys: pytest.CaptureFixture[s
     words = " ".join(outcome.out.split())
     assert "not determined, because the target exceeds the fitted accuracy at 64 images per class" in words
     assert "`study.images_per_class=[1,4,16,64,256]`" in words and "test images" not in words
+
+
+def test_report_also_writes_figures_and_a_table(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = write_study(tmp_path, accuracy, spread=8)
+    page = StudyReport(f"{study}/report.html", "headline", table("table", ["column"], []))
+    monkeypatch.setattr("syncclip.reports.write_report", lambda _: page)
+    outcome = Outcome(capsys, "report", study, "--figures", "svg", "--latex")
+    assert outcome.status == 0, outcome.err
+    written = {path.name for path in (tmp_path / "paper").iterdir()}
+    assert {"results.csv", "results.tex", "curve_novel.svg"} <= written
+    assert all(name in outcome.out for name in written)
+
+
+def test_figures_in_other_formats_are_a_user_error(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    outcome = Outcome(capsys, "report", str(tmp_path), "--figures", "doc")
+    assert outcome.status == 2 and "'doc' is not one of 'pdf', 'svg'" in outcome.err
