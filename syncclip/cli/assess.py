@@ -83,7 +83,7 @@ def lines(assessment: Assessment, source: str) -> list[str]:
     if assessment.expected:
         paragraphs += ["", *_by_configuration(assessment.expected), "", *assessment.limits]
     return [
-        line for paragraph in paragraphs for line in textwrap.wrap(paragraph, WIDTH, subsequent_indent="  ") or [""]
+        line for paragraph in paragraphs for line in textwrap.wrap(paragraph, WIDTH, subsequent_indent="  ", break_on_hyphens=False) or [""]
     ]
 
 

@@ -24,6 +24,8 @@ from tests.worlds.dataset import CLASSES, tiny_dataset
 from tests.worlds.rewritten import rewrite_json
 from tests.worlds.study import make_set, run_cells_here, study_recipe, study_world
 
+BUNDLED_MAP = gain_prediction.MAP
+
 
 @pytest.fixture
 def recipe(tiny: TinyWorld) -> Recipe:
@@ -82,6 +84,13 @@ def test_only_training_images_of_base_classes_are_read(recipe: Recipe, monkeypat
     assert opened == allowed and splits == {"train"}
 
 
+def test_gains_are_predicted_for_a_bundled_dataset(installed: Path) -> None:
+    """The smallest base classes of the bundled datasets contain fewer images than the map's number of shots."""
+    shutil.copy(BUNDLED_MAP, installed)
+    assessment = assess(Recipe.load("travel"))
+    assert assessment.reason is None and assessment.map_shots == 16 and assessment.expected
+
+
 def test_without_a_map_only_measured_values_are_returned(recipe: Recipe) -> None:
     assessment = assess(recipe)
     assert assessment.reason == "no gain map is installed"
@@ -137,15 +146,21 @@ def test_name_knowledge_is_measured_with_the_shots_of_the_map(recipe: Recipe, in
     assert assessment.expected == assess(with_two).expected != ()
 
 
-def test_a_dataset_with_fewer_images_than_the_shots_of_the_map_has_no_prediction(
-    recipe: Recipe, installed: Path
+@pytest.mark.parametrize(("shots", "predicted"), [(5, True), (8, True), (9, False)])
+def test_base_classes_need_at_least_half_of_the_map_shots(
+    recipe: Recipe, installed: Path, shots: int, predicted: bool
 ) -> None:
-    table = synthetic_map(1).assign(shots=5)
+    """The test dataset has 4 training images per class."""
+    table = synthetic_map(1).assign(shots=shots)
     table["name_knowledge"] += measure(recipe).name_knowledge - 0.5
     table.to_csv(installed, index=False)
     assessment = assess(recipe)
-    assert assessment.expected == () and assessment.map_knowledge is None
-    assert assessment.reason == ("the gain map was measured with 5 shots, but a base class has only 4 training images")
+    assert bool(assessment.expected) == (assessment.map_knowledge is not None) == predicted
+    assert assessment.reason == (
+        None
+        if predicted
+        else "the gain map was measured with 9 shots, but the base classes have only 4.0 training images on average"
+    )
 
 
 def test_name_knowledge_outside_the_map_has_no_prediction(recipe: Recipe, installed: Path) -> None:
