@@ -117,10 +117,10 @@ def test_the_laptop_section_of_the_readme(clone: Path) -> None:
 
     assert compared_trainings(clone, output) == ["runs/first"]
     assert (clone / "runs/demo/study/report.html").stat().st_size > 100_000
-    assert (clone / "bus.jpg").stat().st_size > 500
+    assert (clone / "runs/bus.jpg").stat().st_size > 500
     assert "Effect of synthetic images on novel classes – significant gain" in " ".join(output.split())
     assert "syncclip-both" in output
-    assert '"image": "bus.jpg", "class": ' in output
+    assert '"image": "runs/bus.jpg", "class": ' in output
 
 
 def test_the_section_on_custom_classes_of_the_readme(clone: Path, tiny: TinyWorld) -> None:
@@ -147,11 +147,11 @@ def test_the_tutorial(clone: Path) -> None:
     output = run_all(clone, commands("docs/tutorial.md"))
 
     assert output.rstrip().endswith("the same")
-    assert (clone / "tour/set/report.html").is_file()
-    assert (clone / "tour/run/report.html").is_file()
+    assert (clone / "runs/tour/set/report.html").is_file()
+    assert (clone / "runs/tour/run/report.html").is_file()
     assert "56 images of 14 classes" in output
-    assert compared_trainings(clone, output) == ["tour/mine-run", "tour/run"]
-    assert yaml.safe_load((clone / "tour/mine.yaml").read_text())["dataset"]
+    assert compared_trainings(clone, output) == ["runs/tour/mine-run", "runs/tour/run"]
+    assert yaml.safe_load((clone / "runs/tour/mine.yaml").read_text())["dataset"]
 
 
 STORE = """

@@ -150,7 +150,7 @@ def _next_step(source: str, validation: bool) -> Iterator[str]:
     from syncclip.studies.pilot import OUT, pilot_command
 
     if not _is_recipe(source):
-        yield f"Next: `syncclip init {source}`, then assess the recipe."
+        yield f"Next: `syncclip init {source}` writes a recipe, with which you can run a pilot study."
         return
     without = "" if validation else " (on test images, because the dataset has no validation split)"
     yield f"Next: `{pilot_command(source, validation)}`{without}, then `syncclip assess {source} --pilot {OUT}`."
