@@ -83,7 +83,9 @@ def lines(assessment: Assessment, source: str) -> list[str]:
     if assessment.expected:
         paragraphs += ["", *_by_configuration(assessment.expected), "", *assessment.limits]
     return [
-        line for paragraph in paragraphs for line in textwrap.wrap(paragraph, WIDTH, subsequent_indent="  ", break_on_hyphens=False) or [""]
+        line
+        for paragraph in paragraphs
+        for line in textwrap.wrap(paragraph, WIDTH, subsequent_indent="  ", break_on_hyphens=False) or [""]
     ]
 
 
@@ -150,7 +152,7 @@ def _next_step(source: str, validation: bool) -> Iterator[str]:
     from syncclip.studies.pilot import OUT, pilot_command
 
     if not _is_recipe(source):
-        yield f"Next: `syncclip init {source}` writes a recipe, with which you can run a pilot study."
+        yield f"Next: `syncclip init {source}`, then a pilot study with the recipe."
         return
     without = "" if validation else " (on test images, because the dataset has no validation split)"
     yield f"Next: `{pilot_command(source, validation)}`{without}, then `syncclip assess {source} --pilot {OUT}`."

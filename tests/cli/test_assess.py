@@ -90,7 +90,7 @@ def test_an_interval_that_includes_zero_requires_a_pilot() -> None:
 def test_the_next_step_is_a_pilot_or_a_recipe() -> None:
     command = "syncclip study birds.yaml 'study.images_per_class=[1,4]' evaluation.split=val --out runs/pilot"
     assert f"Next: `{command}`, then `syncclip assess birds.yaml --pilot runs/pilot`." in joined(MEASURED)
-    assert "Next: `syncclip init birds` writes a recipe, with which you can run a pilot study." in lines(MEASURED, "birds")
+    assert "Next: `syncclip init birds`, then a pilot study with the recipe." in lines(MEASURED, "birds")
     assert "Next" not in " ".join(lines(replace(MEASURED, pilot=PILOT), "birds.yaml"))
 
 
