@@ -15,7 +15,7 @@ import typer
 
 from syncclip.runtime.ray_session import ray_session
 from syncclip.synthesis.status import SynthesisStatus
-from syncclip.workers.pool import run_round
+from syncclip.workers.pool import run_pool
 from syncclip.workers.report import Report
 from syncclip.workers.settings import Pool
 
@@ -38,7 +38,7 @@ def memory(shards: int, actors: int) -> list[tuple[int, float, float]]:
     process, status = psutil.Process(), SynthesisStatus.begin(planned=64 * shards, images=0, most=actors)
     samples: list[tuple[int, float, float]] = []
     start = 0.0
-    for done, report in enumerate(run_round(range(shards), Idle, Pool(actors)), 1):
+    for done, report in enumerate(run_pool(range(shards), Idle, Pool(actors)), 1):
         start = start or time.perf_counter()
         status.count(report, 64)
         if done % max(1, shards // SAMPLES) == 0:

@@ -19,9 +19,9 @@ from typing import Any, Generic, Protocol, TypeVar
 from syncclip import storage
 from syncclip.core.session import current
 from syncclip.core.settings import UserError
-from syncclip.core.text import counted
+from syncclip.core.text import counted, first_line
 from syncclip.runtime.ray_session import capacity, cluster_address, local_cpus
-from syncclip.workers.pool import PoolError, run_round
+from syncclip.workers.pool import PoolError, run_pool
 from syncclip.workers.report import Report, failed
 from syncclip.workers.settings import Pool
 
@@ -125,7 +125,9 @@ def run_job(
     lock_token: str | None = None,
     local: bool = False,
 ) -> Iterator[Report]:
-    """Run the shards in `todo`, and retry missing shards until all are done or `pool.retries` rounds make no progress.
+    """Run the shards in `todo` until all are done, or a shard failed after `pool.retries` retries.
+
+    If the execution ends early, it is repeated; executions without a finished shard count as retries.
 
     Args:
         worker: factory for an actor's worker.
@@ -143,8 +145,8 @@ def run_job(
         run = lambda shards: (here.commit(here.begin(shard)) for shard in shards)  # noqa: E731
     else:
         session = current().under_lock(folder, lock_token)
-        run = partial(run_round, worker=worker, pool=pool, threads=threads, session=session)
-    fruitless, repeated, retries = 0, False, 0 if local else pool.retries
+        run = partial(run_pool, worker=worker, pool=pool, threads=threads, session=session)
+    fruitless, retries = 0, 0 if local else pool.retries
     while todo:
         errors: dict[int, Report] = {}
         crash = ""
@@ -158,18 +160,17 @@ def run_job(
                 if report.fatal:
                     break
         except PoolError as error:
-            crash = "its processes kept dying (out of memory, or killed)"
+            crash = f"Ray ended the execution early ({first_line(error)})"
             logger.debug("the actor pool failed: %s", error)
         remaining = job.remaining()
-        fruitless += repeated and len(remaining) == len(todo)
-        fatal = next((report for report in errors.values() if report.fatal), None)
-        if remaining and (fatal or fruitless >= retries):
-            worst = fatal or next((errors[shard] for shard in remaining if shard in errors), None)
+        fruitless = fruitless + 1 if len(remaining) == len(todo) else 0
+        worst = next((report for report in errors.values() if report.fatal), None)
+        if worst is None and not crash:
+            worst = next((errors[shard] for shard in remaining if shard in errors), None)
+        if remaining and (worst or fruitless > retries):
             cause = worst.error if worst else crash or "its marker is missing, although its actor reported success"
             raise UserError(job.failure(worst.shard if worst else remaining[0], cause, len(remaining)))
-        # Run failed shards last. Since a shard that kills its process returns no report, also reverse the order once.
-        todo = sorted(remaining, key=lambda shard: (shard in errors, -shard if crash and not repeated else shard))
-        repeated = True
+        todo = remaining
 
 
 def check_capacity(

@@ -1,25 +1,26 @@
-"""A pool of Ray Data actors, with one row per shard, bounded restarts, and errors returned as rows."""
+"""A pool of Ray Data actors, with one row per attempt at a shard, and errors returned as rows."""
 
 from __future__ import annotations
 
 import inspect
+import itertools
 import threading
 import time
-import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
+from functools import partial
 from typing import Any, cast
 
 from syncclip.core.session import Session, current
 from syncclip.runtime import ray_session
 from syncclip.runtime.shutdown import postponed
+from syncclip.workers.queue import ShardQueue
 from syncclip.workers.report import Report
 from syncclip.workers.settings import Pool
 
 MAX_STARTS = 2
-"""Maximum number of attempts per shard and round. A shard fails if its process dies this often (usually from
-running out of memory)."""
+"""Maximum number of starts per attempt. An attempt fails if its process dies this often (usually from running out of
+memory)."""
 
 CONCURRENT_ROWS = 2
 """Maximum number of in-flight rows per actor, so that one shard is written while the next is computed."""
@@ -31,31 +32,39 @@ process then loses at most one shard on average: the shard being written plus th
 MAX_QUEUE = 4
 """Maximum number of running or queued rows per actor in a growing pool. The pool grows while the queues are full."""
 
-RAY_BOUNDS = {"max_restarts": 4, "max_task_retries": 2}
-"""Maximum numbers of restarts and retries if a process dies before a shard starts; Ray Data's default is no limit."""
+MAX_DEATHS = 10
+"""Maximum number of consecutive deaths of an actor without a successful shard; other deaths are unlimited, because
+spot machines are lost all the time."""
+
+AHEAD = 8
+"""Number of shards that are assigned in addition to those that fill the actors' queues."""
 
 NOT_STARTED = "not started"
 """Error for rows that arrived after the pool was stopped."""
 
 
 class PoolError(RuntimeError):
-    """Raised if actors die more often than `RAY_BOUNDS` allows. Committed shards are kept."""
+    """Raised if the pool's execution ended early, e.g. because its queue was lost. Committed shards are kept."""
 
 
 class ShardRow:
     """Callable that Ray Data runs in `CONCURRENT_ROWS` threads of an actor.
 
     Args:
-        log: handle of the `AttemptLog` actor.
+        queue: handle of the `ShardQueue` actor.
         worker: factory for the actor's `Worker`.
         session: session that the actor's process enters.
     """
 
-    def __init__(self, log: Any, worker: Callable[[], Any], session: Session | None = None) -> None:
+    def __init__(self, queue: Any, worker: Callable[[], Any], session: Session | None = None) -> None:
+        import ray
+
         if session is not None:
             session.enter()
-        self.log = log
+        self.queue = queue
         self.worker = worker()
+        self.actor = ray.get_runtime_context().get_actor_id() or ""
+        self._deaths: int = ray.get(queue.arrive.remote(self.actor))
         self._computing, self._committing = threading.Lock(), threading.Lock()
         self._overlap = False
         """Whether the last shard was written fast enough for writing to overlap with the next shard."""
@@ -63,19 +72,22 @@ class ShardRow:
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         import ray
 
-        shard = int(row["shard"])
+        ticket, shard = int(row["ticket"]), int(row["shard"])
         with ExitStack() as turn:
             turn.enter_context(self._computing)
-            starts, done = ray.get(self.log.begin.remote(shard))
+            if self._deaths > MAX_DEATHS:
+                cause = f"an actor's process died {self._deaths} times in a row (out of memory, or killed)"
+                return self._end(ticket, _died(shard, cause)._replace(fatal=True))
+            with suppress(Exception):  # `begin` repeats a failed start, and returns its error in the report
+                self.worker.prepare()
+            starts, done = ray.get(self.queue.begin.remote(ticket))
             if not starts:
-                return Report(shard, error=NOT_STARTED)._asdict()
+                return {"ticket": ticket, **Report(shard, error=NOT_STARTED)._asdict()}
             deaths = starts - 1
             if done is not None:  # the process died between writing the shard and returning the report
                 return {**done, "deaths": 1}
             if deaths >= MAX_STARTS:
-                now = time.time()
-                error = f"its process died {deaths} times (out of memory, or killed)"
-                return Report(shard, started=now, ended=now, deaths=1, error=error)._asdict()
+                return self._end(ticket, _died(shard, f"its process died {deaths} times (out of memory, or killed)"))
             if deaths:  # it may kill the process again, so keep no other shard in flight
                 turn.enter_context(self._committing)
             computation = self.worker.begin(shard)
@@ -84,15 +96,30 @@ class ShardRow:
             with nullcontext() if deaths else self._committing:
                 report = self.worker.commit(computation)
             self._overlap = report.write <= MAX_OVERLAP_SHARE * (report.ended - report.started - report.write)
-            ended: dict[str, Any] = report._replace(deaths=min(1, deaths))._asdict()
-            ray.get(self.log.end.remote(shard, ended))
-            return ended
+            return self._end(ticket, report._replace(deaths=min(1, deaths)))
+
+    def _end(self, ticket: int, report: Report) -> dict[str, Any]:
+        """Record a report in the queue, and return its row."""
+        import ray
+
+        row = {"ticket": ticket, **report._asdict()}
+        ray.get(self.queue.end.remote(ticket, row, self.actor))
+        return row
 
 
-def run_round(
+def _died(shard: int, error: str) -> Report:
+    """Return the report of a shard whose process died."""
+    now = time.time()
+    return Report(shard, started=now, ended=now, deaths=1, error=error)
+
+
+def run_pool(
     shards: Sequence[int], worker: Callable[[], Any], pool: Pool, threads: int = 1, session: Session | None = None
 ) -> Iterator[Report]:
-    """Compute shards on the running Ray cluster, and yield a report for each shard as soon as it is finished.
+    """Compute shards on the running Ray cluster in a single execution, and yield a report after each attempt.
+
+    A shard that fails is retried up to `pool.retries` times, after all other shards, so it may have several reports.
+    Shards are assigned as actors become available, so memory use does not depend on the number of shards waiting.
 
     Args:
         shards: shard numbers in submission order.
@@ -102,10 +129,11 @@ def run_round(
 
     Raises:
         Interrupted: a signal was received, and the shards in flight are finished.
-        PoolError: actors died more often than `RAY_BOUNDS` allows.
+        PoolError: the execution ended early.
     """
     import ray
     import ray.data
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     ray_session.quiet()  # importing Ray Data resets its loggers
     strategy: Any = ray.data.ActorPoolStrategy
@@ -114,27 +142,27 @@ def run_round(
         threading_options = {}  # this version of Ray Data supports one thread per actor
     low, high = (min(size, len(shards)) for size in pool.size)
     sizes = {"size": high} if low == high else {"min_size": low, "max_size": high}
-    queue = CONCURRENT_ROWS if low == high else MAX_QUEUE
-    remote: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(AttemptLog)
-    log, shard_row = remote.remote(), cast(Any, ShardRow)  # Ray's type hints accept functions only
-    unfinished: set[int] | None = None  # shards in flight after `stop`
+    rows_per_actor = CONCURRENT_ROWS if low == high else MAX_QUEUE
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    remote: Any = ray.remote(num_cpus=0, max_task_retries=-1, scheduling_strategy=here)(ShardQueue)
+    queue = remote.remote(list(shards), pool.retries, high * rows_per_actor + AHEAD)
+    shard_row = cast(Any, ShardRow)  # Ray's type hints accept functions only
+    unfinished: set[int] | None = None  # tickets in flight after `stop`
 
     def stop() -> None:
         nonlocal unfinished
-        unfinished = ray.get(log.stop.remote())
+        unfinished = ray.get(queue.stop.remote())
 
     with _data_context(), postponed(stop):
-        rows = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the arguments `RAY_BOUNDS` are deprecated, without a replacement
-            reports = rows.map(
-                shard_row,
-                fn_constructor_args=(log, worker, session or current()),
-                num_cpus=threads,
-                num_gpus=pool.num_gpus or None,
-                compute=strategy(**sizes, max_tasks_in_flight_per_actor=queue, **threading_options),
-                **RAY_BOUNDS,
-            )
+        source = ray.data.from_items([{"ticket": 0}], override_num_blocks=1)
+        reports = source.flat_map(partial(_assignments, queue), num_cpus=0).map(
+            shard_row,
+            fn_constructor_args=(queue, worker, session or current()),
+            num_cpus=threads,
+            num_gpus=pool.num_gpus or None,
+            label_selector=dict(pool.labels) or None,
+            compute=strategy(**sizes, max_tasks_in_flight_per_actor=rows_per_actor, **threading_options),
+        )
         returned: set[int] = set()
         # `iter_rows` would return each report only once the next one exists.
         tables = iter(reports.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
@@ -147,18 +175,37 @@ def run_round(
                 except Exception as error:  # Ray's errors share no base class
                     raise PoolError(f"{type(error).__name__}: {error}") from error
                 for row in table.to_pylist():
-                    returned.add(row["shard"])
+                    ticket = row.pop("ticket")
+                    if unfinished is not None:
+                        returned.add(ticket)
                     if row["error"] != NOT_STARTED:
+                        queue.receive.remote(ticket)
                         yield Report(**row)
+
+
+def _assignments(queue: Any, row: Mapping[str, Any]) -> Iterator[dict[str, int]]:
+    """Yield a row for each attempt at a shard, as soon as the queue assigns it."""
+    import ray
+
+    for ticket in itertools.count(row["ticket"]):
+        shard = ray.get(queue.assign.remote(ticket))
+        if shard is None:
+            return
+        yield {"ticket": ticket, "shard": shard}
 
 
 @contextmanager
 def _data_context() -> Iterator[None]:
-    """Disable Ray Data's progress bars and per-row time limit in this process, and restore them afterwards."""
+    """Disable Ray Data's progress bars and per-row time limit, limit blocks to one row, and restore all afterwards."""
     from ray.data import DataContext
 
     context = DataContext.get_current()
-    values = {"enable_progress_bars": False, "print_on_execution_start": False, "execution_no_progress_timeout_s": -1}
+    values = {
+        "enable_progress_bars": False,
+        "print_on_execution_start": False,
+        "execution_no_progress_timeout_s": -1,
+        "target_max_block_size": 1,
+    }
     before = {name: getattr(context, name) for name in values if hasattr(context, name)}  # differs by Ray version
     try:
         for name in before:
@@ -167,28 +214,3 @@ def _data_context() -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(context, name, value)
-
-
-class AttemptLog:
-    """Log of all shards' starts and reports, kept in a separate Ray actor that outlives the workers."""
-
-    def __init__(self) -> None:
-        self.starts: Counter[int] = Counter()
-        self.reports: dict[int, dict[str, Any]] = {}
-        self.stopped = False
-
-    def begin(self, shard: int) -> tuple[int, dict[str, Any] | None]:
-        """Record that a shard was started; return its number of starts (0 after `stop`) and its report, if any."""
-        if self.stopped:
-            return 0, None
-        self.starts[shard] += 1
-        return self.starts[shard], self.reports.get(shard)
-
-    def stop(self) -> set[int]:
-        """Prevent further starts, and return the shards in flight."""
-        self.stopped = True
-        return self.starts.keys() - self.reports.keys()
-
-    def end(self, shard: int, report: dict[str, Any]) -> None:
-        """Record a shard's report before the actor returns it, since the actor's process may die."""
-        self.reports[shard] = report

@@ -43,7 +43,9 @@ class Pool(NamedTuple):
     num_gpus: float = 0.0
     """Number of GPUs per actor; 0: run on the CPU."""
     retries: int = 2
-    """Maximum number of retry rounds without progress before failed shards raise an error."""
+    """Maximum number of retries of a failed shard."""
+    labels: tuple[tuple[str, str], ...] = ()
+    """Ray label selector: names and values of the labels that an actor's node must have."""
 
     @property
     def size(self) -> tuple[int, int]:

@@ -54,13 +54,13 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Generate shards in this process instead of Ray; returns the list of started shards."""
     started: list[int] = []
 
-    def run_round(shards: Sequence[int], worker: Callable[[], job.Worker[Any]], **_: Any) -> Iterator[Report]:
+    def run_pool(shards: Sequence[int], worker: Callable[[], job.Worker[Any]], **_: Any) -> Iterator[Report]:
         here = worker()
         for shard in shards:
             started.append(shard)
             yield here.commit(here.begin(shard))
 
-    monkeypatch.setattr(job, "run_round", run_round)
+    monkeypatch.setattr(job, "run_pool", run_pool)
     monkeypatch.setattr(driver, "ray_session", nullcontext)
     return started
 

@@ -116,13 +116,13 @@ def test_actors_in_another_folder_find_relative_paths(
     make_clip_folder(tmp_path / "clip")
     make_lora(GeneratorSettings(pipeline=str(pipeline)), tmp_path / "lora")
     (tmp_path / "worker").mkdir()
-    run_round: Callable[..., Iterator[Report]] = job.run_round
+    run_pool: Callable[..., Iterator[Report]] = job.run_pool
 
     def run_elsewhere(*args: Any, **kwargs: Any) -> Iterator[Report]:
         monkeypatch.chdir(tmp_path / "worker")
-        return run_round(*args, **kwargs)
+        return run_pool(*args, **kwargs)
 
-    monkeypatch.setattr(job, "run_round", run_elsewhere)
+    monkeypatch.setattr(job, "run_pool", run_elsewhere)
     monkeypatch.chdir(tmp_path)
     clip_score = {"name": "clip_score", "top": 3, "backbone": {"name": "clip"}}
     generator = {"pipeline": str(pipeline), "steps": 1, "batch_size": 4, "loras": [{"weights": "lora"}]}
@@ -188,7 +188,7 @@ def test_an_interrupted_run_keeps_its_plan_on_a_cluster_only(
     def interrupted(*_: Any, **__: Any) -> Iterator[Report]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(job, "run_round", interrupted)
+    monkeypatch.setattr(job, "run_pool", interrupted)
     if address is None:
         monkeypatch.delenv("RAY_ADDRESS", raising=False)
     else:

@@ -85,16 +85,16 @@ class Job:
 
 
 class FailingPool:
-    """Shard s fails `errors[s]` times, the shard `deadly` ends each round, and `lost` loses its file once."""
+    """Shard s fails `errors[s]` times, the shard `deadly` ends each execution, and `lost` loses its file once."""
 
     def __init__(self, errors: dict[int, int], deadly: int | None = None, lost: int | None = None) -> None:
         self.errors, self.deadly, self.lost = errors, deadly, lost
-        self.rounds: list[list[int]] = []
+        self.executions: list[list[int]] = []
 
-    def __call__(self, shards: Sequence[int], worker: Callable[[], Squares], **_: Any) -> Iterator[Report]:
-        self.rounds.append(list(shards))
+    def __call__(self, shards: Sequence[int], worker: Callable[[], Squares], pool: Pool, **_: Any) -> Iterator[Report]:
+        self.executions.append(list(shards))
         here = worker()
-        for shard in shards:
+        for shard in [*shards, *sorted(self.errors) * pool.retries]:
             if shard == self.deadly:
                 raise PoolError("ActorDiedError")
             if self.errors.get(shard, 0) > 0:
@@ -108,29 +108,35 @@ class FailingPool:
 
 
 @pytest.mark.parametrize(
-    ("pool", "retries", "rounds", "message"),
+    ("pool", "retries", "executions", "message"),
     [
-        (FailingPool({1: 2, 3: 1}), 2, [[0, 1, 2, 3], [1, 3], [1]], ""),
+        (FailingPool({1: 2, 3: 1}), 2, [[0, 1, 2, 3]], ""),
         (FailingPool({}, lost=2), 2, [[0, 1, 2, 3], [2]], ""),
-        (FailingPool({1: 99}), 2, [[0, 1, 2, 3], [1], [1]], "shard 1 failed: OSError: connection reset; 1 left"),
-        (FailingPool({}, deadly=1), 1, [[0, 1, 2, 3], [3, 2, 1], [1]], "shard 1 failed: its processes kept dying"),
+        (FailingPool({1: 99}), 2, [[0, 1, 2, 3]], "shard 1 failed: OSError: connection reset; 1 left"),
+        (
+            FailingPool({}, deadly=1),
+            1,
+            [[0, 1, 2, 3], [1, 2, 3], [1, 2, 3]],
+            r"shard 1 failed: Ray ended the execution early \(ActorDiedError\); 3 left",
+        ),
     ],
 )
-def test_missing_shards_are_retried_until_a_round_makes_no_progress(
+def test_only_executions_that_end_early_or_lose_a_marker_are_repeated(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     pool: FailingPool,
     retries: int,
-    rounds: list[list[int]],
+    executions: list[list[int]],
     message: str,
 ) -> None:
-    monkeypatch.setattr(job, "run_round", pool)
+    monkeypatch.setattr(job, "run_pool", pool)
     if message:
         with pytest.raises(UserError, match=message):
             Job(tmp_path).run(retries)
     else:
         Job(tmp_path).run(retries)
-    assert pool.rounds == rounds and Job(tmp_path).remaining() == ([1] if message else [])
+    assert pool.executions == executions
+    assert bool(Job(tmp_path).remaining()) == bool(message)
 
 
 def test_a_local_job_needs_no_pool(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -18,7 +19,8 @@ from syncclip.synthesis import driver
 from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.plan import Plan
 from syncclip.workers import job
-from syncclip.workers.pool import MAX_STARTS, NOT_STARTED, AttemptLog, ShardRow, run_round
+from syncclip.workers.pool import MAX_DEATHS, MAX_STARTS, NOT_STARTED, ShardRow, run_pool
+from syncclip.workers.queue import ShardQueue
 from syncclip.workers.report import Report
 from syncclip.workers.settings import Pool
 from tests.synthesis.conftest import digests
@@ -30,7 +32,19 @@ PATIENCE = 240.0
 """Seconds after which a test fails; on a busy machine a process takes long to start."""
 
 
-class DeadlyShard:
+class Plain:
+    """A worker without models, whose shards succeed."""
+
+    def prepare(self) -> None: ...
+
+    def begin(self, shard: int) -> int:
+        return shard
+
+    def commit(self, shard: int) -> Report:
+        return Report(shard)
+
+
+class DeadlyShard(Plain):
     """Kills its process at shard 3, and returns an error for shard 5."""
 
     def begin(self, shard: int) -> int:
@@ -49,17 +63,17 @@ def test_a_deadly_shard_becomes_an_error_and_all_others_finish(monkeypatch: pyte
     context = DataContext.get_current()
     monkeypatch.setattr(context, "enable_progress_bars", True)
     reports = []
-    for report in run_round(range(8), DeadlyShard, Pool(1)):
+    for report in run_pool(range(8), DeadlyShard, Pool(1, retries=0)):
         assert not context.enable_progress_bars
         reports.append(report)
-    assert context.enable_progress_bars, "restored after the round"
+    assert context.enable_progress_bars, "restored afterwards"
     assert sorted(report.shard for report in reports) == list(range(8))
     errors = {report.shard: report.error for report in reports if report.error}
     assert errors == {3: f"its process died {MAX_STARTS} times (out of memory, or killed)", 5: "OSError: reset"}
     assert {report.shard: report.deaths for report in reports if report.deaths}[3] == 1
 
 
-class Waiting:
+class Waiting(Plain):
     """Commits shards after the first one only once a folder has `count` files: one per started shard or process."""
 
     write = 1.0
@@ -84,81 +98,104 @@ class Waiting:
 
 
 def test_the_next_shard_is_generated_while_one_is_written(tmp_path: Path) -> None:
-    reports = list(run_round(range(4), partial(Waiting, str(tmp_path), 3, "shard"), Pool(1)))
+    reports = list(run_pool(range(4), partial(Waiting, str(tmp_path), 3, "shard"), Pool(1)))
     assert [report.error for report in reports] == [""] * 4
 
 
 def test_a_pool_grows_while_shards_are_queued(tmp_path: Path) -> None:
-    reports = list(run_round(range(12), partial(Waiting, str(tmp_path), 2, "process"), Pool(1, 2)))
+    reports = list(run_pool(range(12), partial(Waiting, str(tmp_path), 2, "process"), Pool(1, 2)))
     assert [report.error for report in reports] == [""] * 12
 
 
 def test_a_report_arrives_before_the_next_shard_is_done(tmp_path: Path) -> None:
     errors = []
-    for report in run_round(range(2), partial(Waiting, str(tmp_path), 1, "report"), Pool(1)):
+    for report in run_pool(range(2), partial(Waiting, str(tmp_path), 1, "report"), Pool(1)):
         errors.append(report.error)
         (tmp_path / "received").touch()
     assert errors == ["", ""]
 
 
-class LocalLog:
-    """An `AttemptLog` with the interface of a Ray actor."""
+class LocalQueue:
+    """A `ShardQueue` with the interface of a Ray actor; its first tickets are assigned in order of the shards."""
 
-    def __init__(self) -> None:
-        self.log = AttemptLog()
+    def __init__(self, shards: int) -> None:
+        self.queue = ShardQueue(range(shards), window=shards)
+        for ticket in range(shards):
+            assert asyncio.run(self.queue.assign(ticket)) == ticket
 
     def __getattr__(self, name: str) -> SimpleNamespace:
-        return SimpleNamespace(remote=getattr(self.log, name))
+        method = getattr(self.queue, name)
+        return SimpleNamespace(remote=lambda *arguments: asyncio.run(method(*arguments)))
 
 
 @pytest.fixture
-def log(monkeypatch: pytest.MonkeyPatch) -> LocalLog:
+def queue(monkeypatch: pytest.MonkeyPatch) -> LocalQueue:
     monkeypatch.setattr("ray.get", lambda value: value)
-    return LocalLog()
+    return LocalQueue(4)
 
 
-def test_a_reported_shard_is_not_generated_again(log: LocalLog) -> None:
+def row(shard: int) -> dict[str, int]:
+    return {"ticket": shard, "shard": shard}
+
+
+def test_a_reported_shard_is_not_generated_again(queue: LocalQueue) -> None:
     generated: list[int] = []
 
-    class Recording(DeadlyShard):
+    class Recording(Plain):
         def begin(self, shard: int) -> int:
             generated.append(shard)
             return shard
 
-    first = ShardRow(log, Recording)({"shard": 3})
+    first = ShardRow(queue, Recording)(row(3))
     for _ in range(MAX_STARTS + 1):  # as if its process had died before Ray received the report
-        assert ShardRow(log, Recording)({"shard": 3}) == {**first, "deaths": 1}
+        assert ShardRow(queue, Recording)(row(3)) == {**first, "deaths": 1}
     assert generated == [3]
     assert (first["deaths"], first["error"]) == (0, "")
 
 
-def test_after_a_stop_only_shards_in_flight_are_finished(log: LocalLog) -> None:
-    class Stopping(DeadlyShard):
+def test_models_are_loaded_before_an_attempt_is_counted(queue: LocalQueue) -> None:
+    class Loading(Plain):
+        def prepare(self) -> None:
+            assert not queue.queue._starts
+
+    assert ShardRow(queue, Loading)(row(0))["error"] == ""
+    assert queue.queue._starts == {0: 1}
+
+
+def test_an_actor_that_keeps_dying_ends_the_job(queue: LocalQueue) -> None:
+    for _ in range(MAX_DEATHS):
+        ShardRow(queue, Plain)
+    assert ShardRow(queue, Plain)(row(0))["error"] == ""
+    for _ in range(MAX_DEATHS + 1):
+        dying = ShardRow(queue, Plain)
+    report = dying(row(1))
+    assert report["fatal"] and f"died {MAX_DEATHS + 1} times in a row" in report["error"]
+
+
+def test_after_a_stop_only_shards_in_flight_are_finished(queue: LocalQueue) -> None:
+    class Stopping(Plain):
         def begin(self, shard: int) -> int:
-            assert log.log.stop() == {1}
+            assert asyncio.run(queue.queue.stop()) == {1}
             return shard
 
-    row = ShardRow(log, Stopping)
-    assert row({"shard": 1})["error"] == ""
-    assert row({"shard": 2})["error"] == NOT_STARTED
-    assert log.log.stop() == set()
+    stopping = ShardRow(queue, Stopping)
+    assert stopping(row(1))["error"] == ""
+    assert stopping(row(2))["error"] == NOT_STARTED
+    assert asyncio.run(queue.queue.stop()) == set()
 
 
 @pytest.mark.parametrize(("write", "overlap"), [(3.0, True), (8.0, False)])
-def test_slow_writes_do_not_overlap_the_next_shard(write: float, overlap: bool, log: LocalLog) -> None:
+def test_slow_writes_do_not_overlap_the_next_shard(write: float, overlap: bool, queue: LocalQueue) -> None:
     locked: list[bool] = []
 
-    class Writing:
-        def begin(self, shard: int) -> int:
-            return shard
-
+    class Writing(Plain):
         def commit(self, shard: int) -> Report:
-            locked.append(row._computing.locked())
+            locked.append(writing._computing.locked())
             return Report(shard, started=0.0, ended=10.0, write=write)
 
-    row = ShardRow(log, Writing)
+    writing = ShardRow(queue, Writing)
     for shard in range(3):
-        row({"shard": shard})
+        writing(row(shard))
     assert locked == [True, not overlap, not overlap]
 
 
@@ -174,7 +211,7 @@ def test_bytes_do_not_depend_on_actors_losses_and_extensions(
     for images in (7, 9):
         plan = make_plan(images, **settings)
         with monkeypatch.context() as patch:
-            patch.setattr(job, "run_round", run_here)
+            patch.setattr(job, "run_pool", run_here)
             expected = synthesise_set(plan, str(tmp_path / "here"), show=False)
         summary = synthesise_set(plan, str(tmp_path / "pool"), Pool(1, 2), show=False)
         assert digests(tmp_path / "pool") == digests(tmp_path / "here")

@@ -291,11 +291,11 @@ def test_a_dataset_from_a_faulty_endpoint_is_complete_and_without_the_token(
 def synthesise_here(plan: str, folder: str) -> None:
     """Generate a dataset in this process, shard after shard."""
 
-    def run_round(shards: Sequence[int], worker: Callable[[], job.Worker[Any]], **_: Any) -> Iterator[Report]:
+    def run_pool(shards: Sequence[int], worker: Callable[[], job.Worker[Any]], **_: Any) -> Iterator[Report]:
         here = worker()
         return (here.commit(here.begin(shard)) for shard in shards)
 
-    job.run_round, driver.ray_session = run_round, nullcontext  # type: ignore[assignment]
+    job.run_pool, driver.ray_session = run_pool, nullcontext  # type: ignore[assignment]
     synthesise_set(Plan.model_validate_json(plan), folder, show=False)
 
 

@@ -1,0 +1,90 @@
+"""The queue that assigns shards to a pool of actors, retries failed shards and keeps reports until receipt."""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections import Counter, deque
+from collections.abc import Iterable
+from typing import Any
+
+Row = dict[str, Any]
+
+
+class ShardQueue:
+    """Queue of a job's shards, kept in a separate Ray actor that outlives the workers.
+
+    Each attempt at a shard has a ticket: 0, 1, 2, … in order of assignment. Calls can be repeated with the same ticket,
+    because Ray repeats the tasks of processes that die.
+
+    Args:
+        shards: shards in processing order.
+        retries: maximum number of retries per shard, after all other shards.
+        window: maximum number of assigned shards without a report.
+    """
+
+    def __init__(self, shards: Iterable[int], retries: int = 0, window: int = 1) -> None:
+        self._waiting = deque(shards)
+        self._retries, self._window = retries, window
+        self._assigned = array("q")
+        """Shard of each ticket."""
+        self._open: set[int] = set()
+        """Tickets without a report."""
+        self._starts: Counter[int] = Counter()
+        self._failures: Counter[int] = Counter()
+        self._arrivals: Counter[str] = Counter()
+        self._reports: dict[int, Row] = {}
+        self._stopped = False
+        self._changed = asyncio.Event()
+
+    async def assign(self, ticket: int) -> int | None:
+        """Return the ticket's shard as soon as the window has room; None if all shards have a report, or after `stop`.
+
+        A failed shard is assigned again, so None is returned only once no shard is waiting or being computed.
+        """
+        while ticket == len(self._assigned):
+            if self._stopped or not (self._waiting or self._open):
+                return None
+            if self._waiting and len(self._open) < self._window:
+                self._assigned.append(self._waiting.popleft())
+                self._open.add(ticket)
+            else:
+                self._changed.clear()
+                await self._changed.wait()
+        return self._assigned[ticket]
+
+    async def arrive(self, actor: str) -> int:
+        """Record that an actor's process started; return its number of deaths since its last successful shard."""
+        self._arrivals[actor] += 1
+        return self._arrivals[actor] - 1
+
+    async def begin(self, ticket: int) -> tuple[int, Row | None]:
+        """Record that an attempt began; return its number of starts (0 after `stop`) and its report, if any."""
+        if self._stopped:
+            return 0, None
+        self._starts[ticket] += 1
+        return self._starts[ticket], self._reports.get(ticket)
+
+    async def end(self, ticket: int, report: Row, actor: str) -> None:
+        """Record a report before the actor returns it, since its process may die; queue a failed shard again."""
+        if ticket not in self._open:
+            return
+        self._open.remove(ticket)
+        self._reports[ticket] = report
+        shard = self._assigned[ticket]
+        if not report["error"]:
+            self._arrivals[actor] = 1
+        elif not report["fatal"] and self._failures[shard] < self._retries:
+            self._failures[shard] += 1
+            self._waiting.append(shard)
+        self._changed.set()
+
+    async def receive(self, ticket: int) -> None:
+        """Forget a report that the driver has received."""
+        del self._reports[ticket], self._starts[ticket]
+
+    async def stop(self) -> set[int]:
+        """Prevent further starts, and return the tickets that are being computed."""
+        self._stopped = True
+        self._changed.set()
+        return self._starts.keys() & self._open

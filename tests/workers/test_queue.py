@@ -1,0 +1,111 @@
+"""The queue of a job's shards, without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syncclip.workers.queue import ShardQueue
+from syncclip.workers.report import Report
+
+ACTOR = "actor"
+
+
+def report(shard: int, error: str = "", fatal: bool = False) -> dict[str, Any]:
+    return Report(shard, error=error, fatal=fatal)._asdict()
+
+
+async def attempt(queue: ShardQueue, ticket: int, error: str = "", fatal: bool = False) -> int | None:
+    """Assign a ticket's shard, begin it and end it with a report; returns the shard."""
+    shard = await queue.assign(ticket)
+    if shard is not None:
+        await queue.begin(ticket)
+        await queue.end(ticket, report(shard, error, fatal), ACTOR)
+    return shard
+
+
+@given(st.dictionaries(st.integers(0, 9), st.integers(1, 4), max_size=10), st.integers(0, 3))
+def test_each_shard_is_attempted_until_success_or_its_last_retry(failures: dict[int, int], retries: int) -> None:
+    async def attempts() -> list[int]:
+        queue, shards, left = ShardQueue(range(10), retries), [], dict(failures)
+        for ticket in range(100):
+            shard = await queue.assign(ticket)
+            if shard is None:
+                break
+            left[shard] = left.get(shard, 0) - 1
+            await queue.end(ticket, report(shard, "failed" if left[shard] >= 0 else ""), ACTOR)
+            shards.append(shard)
+        return shards
+
+    shards = asyncio.run(attempts())
+    assert shards[:10] == list(range(10)), "retries follow all other shards"
+    for shard in range(10):
+        assert shards.count(shard) == 1 + min(failures.get(shard, 0), retries)
+
+
+def test_a_fatal_failure_is_not_retried() -> None:
+    async def shards() -> list[int | None]:
+        queue = ShardQueue([5], retries=3)
+        return [await attempt(queue, 0, "no such model", fatal=True), await queue.assign(1)]
+
+    assert asyncio.run(shards()) == [5, None]
+
+
+def test_no_more_shards_are_assigned_than_the_window_allows() -> None:
+    async def assigned() -> tuple[bool, int | None]:
+        queue = ShardQueue(range(3), window=2)
+        assert [await queue.assign(0), await queue.assign(1)] == [0, 1]
+        third = asyncio.create_task(queue.assign(2))
+        await asyncio.sleep(0)
+        waited = not third.done()
+        await queue.end(1, report(1), ACTOR)
+        return waited, await third
+
+    assert asyncio.run(assigned()) == (True, 2)
+
+
+def test_a_ticket_keeps_its_shard_if_ray_repeats_the_assignment() -> None:
+    async def assigned() -> list[int | None]:
+        queue = ShardQueue([7, 8], window=2)
+        return [await queue.assign(ticket) for ticket in (0, 1, 0, 1)]
+
+    assert asyncio.run(assigned()) == [7, 8, 7, 8]
+
+
+def test_a_report_is_returned_instead_of_a_second_attempt_until_it_is_received() -> None:
+    async def repeated() -> tuple[Any, ...]:
+        queue = ShardQueue([7])
+        await attempt(queue, 0)
+        stored = await queue.begin(0)
+        await queue.receive(0)
+        return stored, queue._reports, queue._starts
+
+    assert asyncio.run(repeated()) == ((2, report(7)), {}, {})
+
+
+def test_deaths_are_counted_since_the_last_successful_shard() -> None:
+    async def deaths() -> list[int]:
+        queue = ShardQueue(range(3), retries=0)
+        counts = [await queue.arrive(ACTOR), await queue.arrive(ACTOR)]
+        await attempt(queue, 0, error="out of memory")
+        counts.append(await queue.arrive(ACTOR))
+        await attempt(queue, 1)
+        return [*counts, await queue.arrive(ACTOR), await queue.arrive("other")]
+
+    assert asyncio.run(deaths()) == [0, 1, 2, 1, 0]
+
+
+def test_after_a_stop_nothing_is_assigned_or_started() -> None:
+    async def stopped() -> tuple[Any, ...]:
+        queue = ShardQueue(range(3), window=2)
+        await queue.assign(0)
+        await queue.assign(1)
+        await queue.begin(1)
+        waiting = asyncio.create_task(queue.assign(2))
+        await asyncio.sleep(0)
+        return await queue.stop(), await waiting, await queue.begin(0)
+
+    assert asyncio.run(stopped()) == ({1}, None, (0, None))
