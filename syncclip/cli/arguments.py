@@ -66,6 +66,23 @@ Pretrained = Annotated[
 ]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Number of images per forward pass.")]
 ActorGpus = Annotated[float, typer.Option("--num-gpus", min=0, help="GPUs per actor.")]
+Labels = Annotated[
+    list[str],
+    typer.Option(
+        "--label",
+        **REPEATED,
+        metavar="NAME=VALUE",
+        help="Ray label required of nodes, or NAME=!VALUE to exclude a value; may be repeated.",
+    ),
+]
+
+
+def label_selector(labels: list[str]) -> dict[str, str] | None:
+    """Return the label selector of `--label` options; None without options."""
+    for label in labels:
+        if not all(label.partition("=")):
+            raise UserError(f"--label {label}: specify NAME=VALUE, such as ray.io/market-type=spot")
+    return {name: value for name, _, value in (label.partition("=") for label in labels)} or None
 
 
 def configure_storage(overrides: list[str]) -> None:

@@ -16,11 +16,13 @@ from syncclip.cli.arguments import (
     Backbone,
     Batch,
     Folder,
+    Labels,
     Out,
     OutFile,
     OutFolder,
     Pretrained,
     Run,
+    label_selector,
 )
 from syncclip.core import text
 from syncclip.core.settings import UserError
@@ -49,6 +51,7 @@ def classify(
             "--class", **REPEATED, metavar="NAME", help="Class to use instead of the run's classes; may be repeated."
         ),
     ],
+    labels: Labels,
     out: OutFile = None,
     top: Annotated[int, typer.Option("--top", min=1, help="Number of most probable classes to return per image.")] = 5,
     backbone: Backbone = None,
@@ -71,7 +74,8 @@ def classify(
 
         if len(images) != 1:
             raise UserError(f"--actors requires exactly one folder of shards, not {len(images)} paths")
-        pool, backbone_arguments = Pool(actors, num_gpus=num_gpus), {"backbone": backbone, "pretrained": pretrained}
+        pool = Pool(actors, num_gpus=num_gpus, label_selector=label_selector(labels))
+        backbone_arguments = {"backbone": backbone, "pretrained": pretrained}
         done = classify_shards(
             run, images[0], out, pool=pool, classes=classes, top=top, batch=batch, backbone_arguments=backbone_arguments
         )
@@ -81,8 +85,8 @@ def classify(
             print_message(f"classify: {counted(done.unread, 'image')} could not be read; see the `error` column")
             raise typer.Exit(1)
         return
-    if num_gpus:
-        raise UserError("--num-gpus requires --actors; add --actors, or omit --num-gpus to use a local GPU")
+    if num_gpus or labels:
+        raise UserError("--num-gpus and --label require --actors; add --actors, or omit them to use this machine")
     from syncclip.inference import predictions
     from syncclip.inference.model import load
     from syncclip.shards.images import SkippedFiles
@@ -108,6 +112,7 @@ def teacher(
         ),
     ],
     synthetic: Annotated[str, typer.Argument(metavar="SET", help="Synthetic dataset: a folder or a URL.")],
+    labels: Labels,
     out: Out = None,
     backbone: Backbone = None,
     pretrained: Pretrained = None,
@@ -119,7 +124,8 @@ def teacher(
     from syncclip.inference import soft_labels as teaching
     from syncclip.workers.settings import Pool
 
-    backbone_arguments, pool = {"backbone": backbone, "pretrained": pretrained}, Pool(actors, num_gpus=num_gpus)
+    pool = Pool(actors, num_gpus=num_gpus, label_selector=label_selector(labels))
+    backbone_arguments = {"backbone": backbone, "pretrained": pretrained}
     done = teaching.write_soft_labels(
         run, synthetic, out, batch=batch, pool=pool, backbone_arguments=backbone_arguments
     )

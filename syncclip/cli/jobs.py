@@ -17,6 +17,7 @@ from syncclip.cli.arguments import (
     REPEATED,
     Datasets,
     Folder,
+    Labels,
     Methods,
     Out,
     OutFile,
@@ -266,6 +267,7 @@ def submit(
     overrides: Overrides,
     dataset: Datasets,
     method: Methods,
+    labels: Labels,
     out: Out = None,
     address: Annotated[
         str,
@@ -299,9 +301,11 @@ def submit(
     elif job is JobName.classify:
         if len(overrides) != 1:
             raise UserError("submit classify requires two paths or URLs: a run and a folder of shards")
-        build = partial(cluster.classify_job, recipe, overrides[0], out, actors or 1, num_gpus)
-    elif actors or num_gpus:
-        raise UserError(f"--actors and --num-gpus only apply to classify; for {job.value}, use recipe settings")
+        build = partial(cluster.classify_job, recipe, overrides[0], out, actors or 1, num_gpus, labels)
+    elif actors or num_gpus or labels:
+        raise UserError(
+            f"--actors, --num-gpus and --label only apply to classify; for {job.value}, use recipe settings"
+        )
     else:
         build = partial(cluster.recipe_job, job.value, syncclip.Recipe.load(recipe, overrides), out)
     client = cluster.connect(address)

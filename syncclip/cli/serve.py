@@ -6,8 +6,9 @@ import time
 from typing import Annotated
 
 import typer
+import yaml
 
-from syncclip.cli.arguments import Backbone, Folder, Pretrained
+from syncclip.cli.arguments import Backbone, Folder, Labels, Pretrained, label_selector
 from syncclip.core import text
 from syncclip.core.settings import UserError
 from syncclip.runtime import shutdown
@@ -18,6 +19,7 @@ POLL_SECONDS = 0.2
 
 def serve(
     run: Folder,
+    labels: Labels,
     host: Annotated[
         str, typer.Option("--host", help="Address to listen on; 0.0.0.0 for all interfaces.")
     ] = "127.0.0.1",
@@ -47,6 +49,14 @@ def serve(
     num_gpus: Annotated[
         float, typer.Option("--num-gpus", min=0, help="GPUs per replica; with 0.5, two replicas share a GPU.")
     ] = 0,
+    autoscaling_config: Annotated[
+        str | None,
+        typer.Option(
+            "--autoscaling-config",
+            metavar="YAML",
+            help="Ray Serve's autoscaling_config instead of --replicas, such as '{min_replicas: 1, max_replicas: 8}'.",
+        ),
+    ] = None,
     backbone: Backbone = None,
     pretrained: Pretrained = None,
 ) -> None:
@@ -60,14 +70,18 @@ def serve(
 
     if num_cpus is None:
         num_cpus = 1 if cluster_address() else max(1, local_cpus() // replicas)
-    settings = service.ServiceSettings(
-        run=run,
-        backbone=backbone,
-        pretrained=pretrained,
-        top=top,
-        replicas=replicas,
-        num_cpus=num_cpus,
-        num_gpus=num_gpus,
+    settings = service.service_settings(
+        {
+            "run": run,
+            "backbone": backbone,
+            "pretrained": pretrained,
+            "top": top,
+            "replicas": replicas,
+            "num_cpus": num_cpus,
+            "num_gpus": num_gpus,
+            "label_selector": label_selector(labels) or {},
+            "autoscaling_config": None if autoscaling_config is None else yaml.safe_load(autoscaling_config),
+        }
     )
     with service.serving(settings, host, port, token or None) as url, shutdown.postponed():
         text.show(url)

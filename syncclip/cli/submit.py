@@ -13,7 +13,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,7 +145,9 @@ def reproduce_job(request: Request, *, shared: bool) -> Job:
     return Job(f"reproduce-{request.protocol}", arguments, recipe)
 
 
-def classify_job(run: str, shards: str, out: str | None, actors: int, num_gpus: float, *, shared: bool) -> Job:
+def classify_job(
+    run: str, shards: str, out: str | None, actors: int, num_gpus: float, labels: Sequence[str] = (), *, shared: bool
+) -> Job:
     """Create the job that runs `syncclip classify` on a folder of shards; raise the same errors as `recipe_job`."""
     recipe, _, run = readable_run(run)
     options = {"RUN": run, "SHARDS": shards, "--out": out}
@@ -153,7 +155,8 @@ def classify_job(run: str, shards: str, out: str | None, actors: int, num_gpus: 
     arguments = ("classify", str(options.pop("RUN")), str(options.pop("SHARDS")), "--actors", str(actors))
     trusted = (word for name in recipe.code.values() for word in ("--trust", name))
     gpus = ("--num-gpus", f"{num_gpus:g}") if num_gpus else ()
-    return Job(f"classify-{recipe.name}", (*trusted, *arguments, *gpus, *_words(options)), recipe)
+    nodes = (word for label in labels for word in ("--label", label))
+    return Job(f"classify-{recipe.name}", (*trusted, *arguments, *gpus, *nodes, *_words(options)), recipe)
 
 
 def _words(options: Mapping[str, str | None]) -> tuple[str, ...]:

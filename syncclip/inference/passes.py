@@ -175,7 +175,7 @@ class ShardJob:
         """
         self.verify()
         if todo := self.remaining():
-            check_capacity(pool, self.threads, "--actors", "--num-gpus")
+            check_capacity(pool, self.threads, "--actors", "--num-gpus", "--label")
             with Progress(len(self.tars), "shards", label, done=len(self.tars) - len(todo)) as line, ray_session():
                 images = 0
                 for report in run_job(

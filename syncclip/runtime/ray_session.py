@@ -19,6 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from syncclip.core.labels import matches, terms
 from syncclip.core.settings import UserError, check_token
 from syncclip.core.text import printable
 from syncclip.runtime import shutdown
@@ -49,6 +50,9 @@ short random name. Ray limits socket paths to 107 characters."""
 
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
 """File on the head node in which `ray up` lists the available machine types and their limits."""
+
+NODE_LABELS = frozenset({"ray.io/node-id", "ray.io/node-group"})
+"""Labels that Ray sets on every node to distinguish nodes."""
 
 QUIET_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -130,11 +134,6 @@ def quiet() -> None:
             logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def matches(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool:
-    """Return whether a node's labels match a label selector with values of the form "value" or "!value"."""
-    return all((labels.get(key) == value.removeprefix("!")) != value.startswith("!") for key, value in selector.items())
-
-
 def current_resources(selector: Mapping[str, str]) -> dict[str, float]:
     """Return the CPUs, GPUs and other resources of the live nodes that match a label selector."""
     import ray
@@ -157,18 +156,40 @@ def capacity(selector: Mapping[str, str] | None = None) -> dict[str, float]:
     current = current_resources(selector)
     if os.environ.get("RAY_USAGE_STATS_KUBERAY_IN_USE"):  # set in every KubeRay pod
         return dict.fromkeys(current, math.inf)
-    config = BOOTSTRAP.expanduser()
-    if cluster_address() is None or not config.is_file():
+    if not (types := _node_types()):
         return current
-    import yaml
-
     limits = dict.fromkeys(current, 0.0)
-    for node in (yaml.safe_load(config.read_text(encoding="utf-8")).get("available_node_types") or {}).values():
+    for node in types:
         machines = node.get("max_workers") or 0
         if machines and matches(node.get("labels") or {}, selector):
             for name in limits:  # undeclared resources are known once a node runs
                 limits[name] += machines * (node["resources"].get(name, 0.0) if node.get("resources") else math.inf)
     return {name: max(current[name], limits[name]) for name in current}
+
+
+def require_nodes(selector: Mapping[str, str], key: str) -> None:
+    """Raise a UserError that lists the nodes' labels if no node or node type matches the label selector of a setting.
+
+    If Ray is not running, the selector must match the unlabelled node of a local Ray instance.
+    """
+    import ray
+
+    if capacity(selector)["CPU"] if ray.is_initialized() else matches({}, selector):
+        return
+    live = [node["Labels"] for node in ray.nodes() if node["Alive"]] if ray.is_initialized() else []
+    every = [*live, *(node.get("labels") or {} for node in _node_types())]
+    labels = {f"{name}={value}" for each in every for name, value in each.items() if name not in NODE_LABELS}
+    raise UserError(f"{key}: no node has {terms(selector)}; labels of the nodes: {', '.join(sorted(labels)) or 'none'}")
+
+
+def _node_types() -> list[dict[str, Any]]:
+    """Return the node types of a cluster started by `ray up`, if this machine is its head node."""
+    config = BOOTSTRAP.expanduser()
+    if cluster_address() is None or not config.is_file():
+        return []
+    import yaml
+
+    return list((yaml.safe_load(config.read_text(encoding="utf-8")).get("available_node_types") or {}).values())
 
 
 @contextmanager

@@ -13,8 +13,9 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
+from syncclip.core.labels import LabelSelector
 from syncclip.core.session import current
 from syncclip.core.settings import Settings, UserError, check_token
 from syncclip.core.text import counted, first_line, install_command
@@ -22,11 +23,12 @@ from syncclip.core.validation_errors import explain
 from syncclip.inference.model import load
 from syncclip.runs.resolve import readable_run
 from syncclip.runtime.progress import print_message
-from syncclip.runtime.ray_session import capacity, cluster_address, debugging, local_cpus, ray_session
+from syncclip.runtime.ray_session import capacity, cluster_address, debugging, local_cpus, ray_session, require_nodes
 from syncclip.runtime.shutdown import GRACE, at_once
 
 try:
     from ray import serve
+    from ray.serve.config import AutoscalingConfig
     from ray.serve.schema import LoggingConfig
 
     from syncclip.serving.app import CALLBACK, RESPONSE_SECONDS, TOKEN, Replica, proxy_variables
@@ -67,6 +69,35 @@ class ServiceSettings(Settings):
     """CPUs per replica."""
     num_gpus: float = Field(0, ge=0)
     """GPUs per replica; several replicas share a GPU if the value is below 1."""
+    label_selector: LabelSelector = Field(default_factory=dict)
+    """Ray node labels required for replicas; by default, replicas run on any node."""
+    autoscaling_config: dict[str, Any] | None = None
+    """Ray Serve's `autoscaling_config`, such as `{min_replicas: 1, max_replicas: 8}`; replaces `replicas`."""
+
+    @field_validator("autoscaling_config")
+    @classmethod
+    def _check_autoscaling(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if value is not None:
+            if unknown := sorted(value.keys() - AutoscalingConfig.model_fields.keys()):
+                raise ValueError(f"{unknown[0]} is not an option of Ray Serve's AutoscalingConfig")
+            AutoscalingConfig.model_validate(value)
+        return value
+
+    @property
+    def initial_replicas(self) -> int:
+        """Number of replicas that start with the service."""
+        if self.autoscaling_config is None:
+            return self.replicas
+        scaling = AutoscalingConfig.model_validate(self.autoscaling_config)
+        return int(scaling.initial_replicas or scaling.min_replicas)
+
+
+def service_settings(values: dict[str, Any]) -> ServiceSettings:
+    """Validate the service's settings; raise a UserError if a value is invalid."""
+    try:
+        return ServiceSettings.model_validate(values)
+    except ValidationError as error:
+        raise UserError("{}: {}".format(*explain(error, ServiceSettings))) from error
 
 
 def app(args: dict[str, Any]) -> Application:
@@ -78,10 +109,7 @@ def app(args: dict[str, Any]) -> Application:
     Raises:
         UserError: a value is invalid, or SYNCCLIP_SERVE_TOKEN is not set, which would expose the service to everyone.
     """
-    try:
-        settings = ServiceSettings.model_validate(args)
-    except ValidationError as error:
-        raise UserError("{}: {}".format(*explain(error, ServiceSettings))) from error
+    settings = service_settings(args)
     token = os.environ.get(TOKEN)
     if not token:
         raise UserError(
@@ -111,12 +139,14 @@ def application(settings: ServiceSettings, starts: int = MAX_STARTS) -> Applicat
 
     deployment = serve.deployment(
         name="classifier",
-        num_replicas=settings.replicas,
+        num_replicas="auto" if settings.autoscaling_config else settings.replicas,
+        autoscaling_config=settings.autoscaling_config,
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
         max_constructor_retry_count=starts,
         graceful_shutdown_timeout_s=GRACE,
         graceful_shutdown_wait_loop_s=0.1,
-        ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
+        ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus}
+        | ({"label_selector": settings.label_selector} if settings.label_selector else {}),
     )
     return deployment(serve.ingress(build)()).bind()
 
@@ -134,7 +164,7 @@ def serving(settings: ServiceSettings, host: str, port: int, token: str | None) 
     if cluster_address() is None:
         _check_port(host, port)
         os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default is 15; clients wait for the replicas
-    cpus = max(local_cpus(), math.ceil(settings.replicas * settings.num_cpus))
+    cpus = max(local_cpus(), math.ceil(settings.initial_replicas * settings.num_cpus))
     print_message(f"serve: {'connecting to' if cluster_address() else 'starting'} Ray")
     with ray_session(cpus, proxy_variables(token)):
         if not debugging():
@@ -144,7 +174,8 @@ def serving(settings: ServiceSettings, host: str, port: int, token: str | None) 
             raise UserError(
                 "Ray Serve is already running on this cluster; use `serve deploy` with syncclip.serving.service:app"
             )
-        gpus = settings.replicas * settings.num_gpus
+        require_nodes(settings.label_selector, "--label")
+        gpus = settings.initial_replicas * settings.num_gpus
         if gpus > (available := capacity().get("GPU", 0.0)):
             raise UserError(
                 f"--num-gpus: replicas require {gpus:g} GPUs, but Ray has {available:g}; use fewer GPUs, or 0 to "
@@ -153,7 +184,7 @@ def serving(settings: ServiceSettings, host: str, port: int, token: str | None) 
         with at_once(serve.shutdown):
             try:
                 url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-                _start(application(settings, starts=1), settings.replicas, host, port)
+                _start(application(settings, starts=1), settings.initial_replicas, host, port)
                 _check_middleware(url)
                 try:
                     yield url

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from syncclip.core.labels import LabelSelector
 from syncclip.core.settings import Settings
 from syncclip.synthesis.filters import BlankSettings, ClipHeadSettings, FilterSettings
 from syncclip.synthesis.generators.settings import GeneratorSettings
@@ -65,8 +66,11 @@ class SynthesisSettings(Settings):
     """Number of actors, or `{min: 1, max: 8}` for a pool that grows with the cluster."""
     num_gpus: float = Field(0.0, ge=0, le=1024)
     """Number of GPUs per actor (may be fractional); 0: generate on the CPU."""
+    label_selector: LabelSelector = Field(default_factory=dict)
+    """Ray node labels required for actors, such as `{ray.io/market-type: spot}`: a mapping from labels to values, or to
+    "!value" to exclude a value. By default, actors run on any node."""
     retries: int = Field(2, ge=0)
-    """Maximum number of retry rounds without progress before failed shards raise an error."""
+    """Maximum number of retries of a failed shard, after all other shards."""
     quality: bool = False
     """Measure and store the quality of the finished dataset, as `syncclip shards quality` does."""
     cost: CostSettings = CostSettings()
@@ -76,8 +80,10 @@ class SynthesisSettings(Settings):
     def pool(self) -> Pool:
         """The actor pool."""
         if isinstance(self.actors, PoolSettings):
-            return Pool(self.actors.min, self.actors.max, self.num_gpus, self.retries)
-        return Pool(self.actors, num_gpus=self.num_gpus, retries=self.retries)
+            low, high = self.actors.min, self.actors.max
+        else:
+            low, high = self.actors, None
+        return Pool(low, high, self.num_gpus, self.retries, self.label_selector)
 
     @model_validator(mode="after")
     def _check_consistency(self) -> SynthesisSettings:

@@ -11,6 +11,7 @@ from typing import Any
 
 from syncclip import storage
 from syncclip.core.custom_code import CustomCodeError, custom_code_reported
+from syncclip.core.labels import terms
 from syncclip.core.session import Session, current
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
@@ -28,6 +29,7 @@ from syncclip.runtime.ray_session import (
     ray_session,
     record_failure,
     recorded_failure,
+    require_nodes,
     stop_key,
     stop_on_sigterm,
     stop_requested,
@@ -117,6 +119,7 @@ def _scaling(settings: TrainingSettings) -> Any:
     """Return the workers' resources; raise a UserError if the cluster lacks these resources."""
     from ray.train import ScalingConfig
 
+    require_nodes(settings.label_selector, "training.label_selector")
     selected, everywhere = capacity(settings.label_selector), capacity()
     cpus, gpus = selected["CPU"], selected["GPU"]
     least = settings.min_workers or settings.workers
@@ -165,9 +168,8 @@ def _lack(scaling: Any) -> str:
 
 
 def _where(selector: Mapping[str, str], narrows: bool) -> str:
-    """Format a label selector for a message, such as " on nodes with gpu!=t4", or "" if it excludes no nodes."""
-    terms = (f"{key}{'!=' if value[0] == '!' else '='}{value.removeprefix('!')}" for key, value in selector.items())
-    return f" on nodes with {','.join(terms)} (training.label_selector)" if narrows else ""
+    """Return the nodes that a label selector allows, for a message, or "" if it excludes no nodes."""
+    return f" on nodes with {terms(selector)} (training.label_selector)" if narrows else ""
 
 
 def _fit(build: Build, config: dict[str, Any], scaling: Any, settings: TrainingSettings) -> None:

@@ -7,13 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from syncclip.core.labels import LabelSelector
 from syncclip.core.settings import Settings, UserError, added
 from syncclip.core.text import counted
 from syncclip.methods.settings import Optimisation, TestDomain
-
-_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
-LabelKey = Annotated[str, Field(pattern=rf"^(?:[A-Za-z0-9][A-Za-z0-9.-]{{0,252}}/)?{_LABEL}$")]
-LabelValue = Annotated[str, Field(pattern=rf"^!?{_LABEL}$")]
 
 SCHEDULES: Mapping[str, str] = {
     "real": "steps follow the real images",
@@ -95,9 +92,9 @@ class TrainingSettings(Settings):
     min_workers: int | None = added(None, ge=1)
     """Minimum number of workers for elastic training, which uses up to `workers` workers if resources are available; by
     default, exactly `workers`."""
-    label_selector: dict[LabelKey, LabelValue] = added({"ray.io/market-type": "!spot"})
+    label_selector: LabelSelector = added({"ray.io/market-type": "!spot"})
     """Ray node labels required for training workers: a mapping from labels to values, or to "!value" to exclude a
-    value. The default excludes spot nodes; {} allows any node. Synthesis ignores this setting."""
+    value. The default excludes spot nodes; {} allows any node."""
     max_failures: int = added(2, ge=0)
     """Maximum number of restarts after losing a worker or a loader process; if exceeded, the run fails."""
     accumulation_steps: int = added(1, ge=1)

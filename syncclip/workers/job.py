@@ -20,7 +20,7 @@ from syncclip import storage
 from syncclip.core.session import current
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted, first_line
-from syncclip.runtime.ray_session import capacity, cluster_address, local_cpus
+from syncclip.runtime.ray_session import capacity, cluster_address, local_cpus, require_nodes
 from syncclip.workers.pool import PoolError, run_pool
 from syncclip.workers.report import Report, failed
 from syncclip.workers.settings import Pool
@@ -174,18 +174,25 @@ def run_job(
 
 
 def check_capacity(
-    pool: Pool, threads: int, actors_key: str = "synthesis.actors", gpus_key: str = "synthesis.num_gpus"
+    pool: Pool,
+    threads: int,
+    actors_key: str = "synthesis.actors",
+    gpus_key: str = "synthesis.num_gpus",
+    selector_key: str = "synthesis.label_selector",
 ) -> None:
     """Check that the pool fits on this machine or, if Ray is running, on the cluster at its maximum size.
 
     A cluster at RAY_ADDRESS needs capacity for only one actor. Error messages refer to the settings or options
-    `actors_key` and `gpus_key`.
+    `actors_key`, `gpus_key` and `selector_key`.
     """
     import ray
 
     cluster = cluster_address() is not None
+    selector = pool.label_selector or {}
+    if ray.is_initialized() or not cluster:
+        require_nodes(selector, selector_key)
     if ray.is_initialized():
-        available = capacity()
+        available = capacity(selector)
     elif not cluster:
         available = {"CPU": local_cpus()}
     else:

@@ -160,7 +160,7 @@ def run_pool(
             fn_constructor_args=(queue, worker, session or current()),
             num_cpus=threads,
             num_gpus=pool.num_gpus or None,
-            label_selector=dict(pool.labels) or None,
+            label_selector=dict(pool.label_selector) if pool.label_selector else None,
             compute=strategy(**sizes, max_tasks_in_flight_per_actor=rows_per_actor, **threading_options),
         )
         returned: set[int] = set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, NamedTuple
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -44,8 +45,8 @@ class Pool(NamedTuple):
     """Number of GPUs per actor; 0: run on the CPU."""
     retries: int = 2
     """Maximum number of retries of a failed shard."""
-    labels: tuple[tuple[str, str], ...] = ()
-    """Ray label selector: names and values of the labels that an actor's node must have."""
+    label_selector: Mapping[str, str] | None = None
+    """Labels that an actor's node must have; None: any node."""
 
     @property
     def size(self) -> tuple[int, int]:

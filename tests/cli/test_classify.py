@@ -64,7 +64,7 @@ def test_a_table_is_shown_on_a_terminal(
         (["a.png"], "no run found"),
         (["a.png", "--out", "a.txt"], "use one of .jsonl"),
         (["a", "b", "--actors", "2"], "not 2 paths"),
-        (["a", "--num-gpus", "1"], "--num-gpus requires --actors"),
+        (["a", "--num-gpus", "1"], "--num-gpus and --label require --actors"),
     ],
 )
 def test_user_errors_are_reported_first(
