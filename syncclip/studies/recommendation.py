@@ -51,11 +51,25 @@ def recommend(folder: str, accuracy: float, metric: str = METRIC, configuration:
     """Invert the scaling curve of a finished study, without extrapolation beyond the measured numbers of images.
 
     Args:
+        folder: path or URL of the study.
         accuracy: target in per cent.
+        metric: key of the metric.
         configuration: name of the configuration; default: the study's reference configuration.
+
+    Returns:
+        The answer: `needed` is the number of images per class with its confidence interval. It is None if the study
+        does not determine the number, for which `reason` is set; `pilot` then contains the numbers of images per class
+        of a study that would decide. `measured` maps each measured number of images to its accuracy; `images` and
+        `cost` are the size of the synthetic dataset and its cost, which is empty if unknown.
 
     Raises:
         UserError: there is no finished study, or it has no scaling curve of the configuration and metric.
+
+    Examples:
+        >>> from syncclip import recommend
+        >>> answer = recommend("runs/study", accuracy=60, metric="novel")
+        >>> list(answer.measured), answer.needed
+        ([1, 2], None)
     """
     source = read_source(folder, finished=True)
     if source.kind != "study":
@@ -66,9 +80,9 @@ def recommend(folder: str, accuracy: float, metric: str = METRIC, configuration:
     curves = analysis.series(replace(evidence, configurations=used), recipe.study)
     if name not in curves:
         names = [each.name for each in evidence.configurations if each.synthetic]
-        raise UserError(f"--configuration: the study has no scaling curve of {name!r}; {did_you_mean(name, names)}")
+        raise UserError(f"the study has no scaling curve of {name!r}; {did_you_mean(name, names)}")
     if metric not in curves[name]:
-        raise UserError(f"--metric: the study does not measure {metric!r}; {did_you_mean(metric, curves[name])}")
+        raise UserError(f"the study does not measure {metric!r}; {did_you_mean(metric, curves[name])}")
     series = curves[name][metric]
     curve, largest, needed = fit_curve(series, level), series.amounts[-1], None
     reason = curve.reason or TRENDS.get(curve.verdict, curve.verdict)
