@@ -29,7 +29,7 @@ METRIC_HEADINGS = {
 """Maps metrics in `results.json` (in per cent) to table headings; "(all)" marks all classes as candidates."""
 MEANINGS = {
     "HM": "harmonic mean of base and novel accuracy",
-    "(all)": "all classes are candidates; otherwise, only those of the same split",
+    "(all)": "all classes are candidates, not only those of the same split",
     "OpenworldAUC": "share of base-novel image pairs that are classified and ranked correctly",
     "ECE": "expected calibration error, lower is better",
     MISSING: "not measured or not applicable",
