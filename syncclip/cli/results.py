@@ -20,19 +20,17 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 """Maximum line length in characters."""
-LABEL = 30
-"""Maximum length of a setting in a run's label, in characters."""
 COLUMNS = {
-    "number": "",
-    "configuration": "method",
-    "images_per_class": "n",
-    "mean": "mean",
-    "standard_error": "SE",
-    "difference": "diff.",
-    "difference_low": "low",
-    "difference_high": "high",
+    "number": ("", ""),
+    "configuration": ("method", ""),
+    "images_per_class": ("n", "n: images per class"),
+    "mean": ("mean", ""),
+    "standard_error": ("SE", "SE: standard error over seeds"),
+    "difference": ("diff.", "diff.: difference to 1"),
+    "difference_low": ("low", "low, high: {} confidence interval of the difference"),
+    "difference_high": ("high", ""),
 }
-"""Columns of a comparison, which are omitted if they are empty, and their headings."""
+"""Columns of a comparison, which are omitted if they are empty: heading and meaning."""
 Metric = Annotated[str | None, typer.Option("--metric", metavar="KEY", help="Metric, such as novel or all_classes_hm.")]
 
 
@@ -54,7 +52,8 @@ def compare(
         note = f"\n   no interval: {reason}" if number and reason else ""
         text.show(f"{number + 1}: {cut(folder, WIDTH - 3)}{note}")
     measured = frame[frame["mean"].notna()].copy()
-    labels = [_label(setting) for setting in measured["settings"]]
+    # Long settings, such as paths, usually differ at their end.
+    labels = measured["settings"].str.replace(r"(?m)^(.{15}).{2,}(.{15})$", r"\1…\2", regex=True)
     measured["configuration"] = (measured["configuration"] + "\n" + labels).str.strip()
     measured["number"] = measured.index % len(folders) + 1
     columns = [key for key in COLUMNS if measured[key].notna().any()]
@@ -64,26 +63,14 @@ def compare(
     for key in keys:
         part = measured.loc[measured["metric"] == key, columns].astype(object)
         rows = part.where(part.notna(), None).to_numpy().tolist()
-        text.show(text.table(f"{HEADINGS[key]}, %", [COLUMNS[key] for key in columns], rows), keys=2)
+        text.show(text.table(f"{HEADINGS[key]}, %", [COLUMNS[key][0] for key in columns], rows), keys=2)
     level = coverage(frame["confidence_level"].iloc[0])
-    meanings = {
-        "images_per_class": "n: images per class",
-        "standard_error": "SE: standard error over seeds",
-        "difference": "diff.: difference to 1",
-        "difference_low": f"low, high: {level} confidence interval of the difference",
-    }
-    lines = [meaning for key, meaning in meanings.items() if key in columns]
+    lines = [COLUMNS[key][1].format(level) for key in columns if COLUMNS[key][1]]
     missing = [MISSING] if measured[columns].isna().any(axis=None) else []
     text.show("\n".join([*lines, legend([*(HEADINGS[key] for key in keys), *missing])]).strip())
     if out is not None:
         storage.write_bytes(out, frame.to_csv(index=False).encode())
         text.show(out)
-
-
-def _label(settings: str) -> str:
-    """Shorten long settings in a run's label, which usually differ at their end."""
-    lines = settings.splitlines()
-    return "\n".join(line if len(line) <= LABEL else f"{line[: LABEL // 2]}…{line[-LABEL // 2 :]}" for line in lines)
 
 
 def recommend(

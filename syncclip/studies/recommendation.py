@@ -57,10 +57,8 @@ def recommend(folder: str, accuracy: float, metric: str = METRIC, configuration:
         configuration: name of the configuration; default: the study's reference configuration.
 
     Returns:
-        The answer: `needed` is the number of images per class with its confidence interval. It is None if the study
-        does not determine the number, for which `reason` is set; `pilot` then contains the numbers of images per class
-        of a study that would decide. `measured` maps each measured number of images to its accuracy; `images` and
-        `cost` are the size of the synthetic dataset and its cost, which is empty if unknown.
+        The answer: `needed` is the number of images per class with its confidence interval, or None if the study does
+        not determine it; `reason` and `pilot` then contain the cause and the numbers of images of a study that would.
 
     Raises:
         UserError: there is no finished study, or it has no scaling curve of the configuration and metric.

@@ -206,11 +206,12 @@ def _differing_settings(sources: Sequence[Source]) -> list[str]:
 def _settings(source: Source) -> Iterator[tuple[str, Any]]:
     """Yield the key and value of each setting that affects results, with those of the methods in use."""
     recipe, omitted = source.recipe, {*NO_TRACE, "method", "data", "images_per_class"} - {"synthetic", "teacher"}
-    sections: dict[str, Any] = {name: getattr(recipe, name) for name in ("dataset", "backbone", "evaluation")}
-    for each in filter(lambda each: each.trained, source.evidence.configurations):
-        sections["training"] = recipe.training
-        name = each.method if each.method in type(recipe.methods).model_fields else "custom"
-        sections[f"methods.{name}"] = recipe.methods.of(each.method)
+    methods = dict.fromkeys(each.method for each in source.evidence.configurations if each.trained)
+    sections = {name: getattr(recipe, name) for name in ("dataset", "backbone", "evaluation")}
+    sections |= {"training": recipe.training} if methods else {}
+    for name in methods:
+        key = name if name in type(recipe.methods).model_fields else "custom"
+        sections[f"methods.{key}"] = recipe.methods.of(name)
     values = [(name, section.model_dump(mode="json")) for name, section in sections.items()]
     for key, value in values:  # grows by the content of sections
         if isinstance(value, dict):
