@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from syncclip.core.text import counted, percent, printable, size, table
+from syncclip.core.text import MISSING, counted, percent, printable, size, table
 from syncclip.evaluation.baselines import BASELINE_NAMES, BASELINES
-from syncclip.evaluation.metrics import METRIC_HEADINGS
+from syncclip.evaluation.metrics import METRIC_HEADINGS, legend
 
 if TYPE_CHECKING:
     from syncclip.shards.markers import ShardStats
@@ -24,7 +24,7 @@ def results(metrics: Mapping[str, Any], method: str, title: str) -> Table:
     baselines = metrics.get(BASELINES, {})
     rows = {method: metrics, **{name: baselines[key] for key, name in BASELINE_NAMES.items() if key in baselines}}
     cells = [[name, *(numbers.get(key) for key in METRIC_HEADINGS)] for name, numbers in rows.items()]
-    return table(title, ["", *METRIC_HEADINGS.values()], cells)
+    return table(title, ["", *METRIC_HEADINGS.values()], cells, legend([*METRIC_HEADINGS.values(), MISSING]))
 
 
 def summary(done: SetSummary) -> str:
