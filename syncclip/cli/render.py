@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from syncclip.core.text import MISSING, counted, percent, printable, size, table
+from syncclip.core.text import MISSING, counted, duration, percent, printable, size, table
 from syncclip.evaluation.baselines import BASELINE_NAMES, BASELINES
 from syncclip.evaluation.metrics import METRIC_HEADINGS, legend
 
@@ -39,7 +39,8 @@ def summary(done: SetSummary) -> str:
     if done.work.images:
         shares = f"actors {percent(done.work.busy)} busy"
         shares += f", device utilisation {percent(done.work.computed)}" if done.work.computed else ""
-        lines.append(f"{done.work.images:,} generated now, {done.work.rate:.3g} images/s, {shares}")
+        took = f"{done.work.rate:.3g} images/s, {duration(done.work.seconds)} with startup"
+        lines.append(f"{done.work.images:,} generated now, {took}, {shares}")
     return "\n".join([*lines, done.url])
 
 
