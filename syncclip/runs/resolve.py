@@ -8,6 +8,7 @@ from typing import Any
 from syncclip import storage
 from syncclip.clip.backbone import EMBEDDED
 from syncclip.core.settings import UserError
+from syncclip.core.trust import remember
 from syncclip.datasets import load_dataset
 from syncclip.datasets.loading import is_dataset_name
 from syncclip.recipe.recipe import Recipe, digest
@@ -103,6 +104,7 @@ def resolve_run(recipe: Recipe, out: str | None = None, sets: SetCache | None = 
     else:
         recipe = recipe.with_values({"training.teacher": None})
     training = recipe.training
+    remember(training.method)
     method = training.method.rpartition(":")[2]  # without the module, because ':' is special in paths and URLs
     parts = [method, training.data, training.images_per_class, f"seed{training.seed}"]
     name = "-".join(str(part) for part in parts if part is not None)
