@@ -22,11 +22,13 @@ def ls(folder: Folder, overrides: Overrides) -> None:
     """List the committed shards of a synthetic dataset."""
     from syncclip.cli import render
     from syncclip.shards.markers import committed
+    from syncclip.storage.kinds import wrong_folder
 
     configure_storage(overrides)
     shards = committed(folder)
     if not shards:
-        raise UserError(f"{folder}: no committed shards; generate some with `syncclip synth RECIPE --out {folder}`")
+        fix = f"no committed shards; generate some with `syncclip synth RECIPE --out {folder}`"
+        raise wrong_folder(folder, "a synthetic dataset", fix)
     text.show(render.listing(folder, shards.values()))
 
 

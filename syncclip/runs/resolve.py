@@ -14,8 +14,9 @@ from syncclip.datasets.loading import is_dataset_name
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.runs.data import SetCache, synthetic_part, teacher_part
 from syncclip.storage.hub import NAME, PREFIX, download, pinned
+from syncclip.storage.kinds import wrong_folder
 from syncclip.storage.urls import absolute, home_path
-from syncclip.training.run_folder import PROMPTS, RECIPE, RunFolder
+from syncclip.training.run_folder import PROMPTS, RECIPE, RECORD, RunFolder
 
 
 def finished_run(run: str, overrides: Sequence[str] = ()) -> tuple[Recipe, RunFolder]:
@@ -23,11 +24,12 @@ def finished_run(run: str, overrides: Sequence[str] = ()) -> tuple[Recipe, RunFo
     if run.startswith(PREFIX):
         raise UserError(f"{run}: this command requires a local run; download it with `hf download`")
     hint = f"; for a run on the Hugging Face Hub, use {PREFIX}{run}" if NAME.fullmatch(run) else ""
-    run = absolute(run)
+    given, run = run, absolute(run)
     recipe = storage.join(run, RECIPE)
     if not storage.exists(recipe) or not storage.exists(storage.join(run, PROMPTS)):
-        state = "the run is not finished" if storage.exists(recipe) else "no run found"
-        raise UserError(f"{run}: {state}; train one with `syncclip train RECIPE --out {run}`{hint}")
+        if storage.exists(storage.join(run, RECORD)):
+            raise UserError(f"{given}: the run is not finished; resume it with `syncclip train RECIPE --out {given}`")
+        raise wrong_folder(given, "a run", f"no run found; train one with `syncclip train RECIPE --out {given}`{hint}")
     record = RunFolder(run, "", "").record()
     if record is None:
         raise UserError(f"{run}: run.json is missing; copy the run again, or train it again in a different folder")

@@ -20,6 +20,7 @@ from syncclip.recipe.recipe import Recipe
 from syncclip.recipe.study import Configuration
 from syncclip.runs.classes import clip_of
 from syncclip.runs.resolve import with_absolute_paths
+from syncclip.storage.kinds import wrong_folder
 from syncclip.storage.urls import absolute
 from syncclip.studies import outputs, predictions
 from syncclip.studies.analysis import Evidence, origin
@@ -85,11 +86,9 @@ def read_pilot(url: str, recipe: Recipe | None = None) -> Pilot:
     """
     url = absolute(url)
     path = storage.join(url, outputs.STATE)
-    if not storage.exists(path):
-        raise UserError(f"{url}: no study found; run a pilot with `{pilot_command('RECIPE')}`")
+    of_pilot = recipe_of_pilot(url)
     owner, state = storage.read_owner(path), outputs.read_json(path)
     outputs.check_finished(url, state)
-    of_pilot = recipe_of_pilot(url)
     if recipe is not None:
         _require_same(url, recipe, of_pilot)
     split = str(state["split"])
@@ -195,6 +194,8 @@ def has_validation(recipe: Recipe) -> bool:
 
 def recipe_of_pilot(url: str) -> Recipe:
     """Return the recipe of a study; raise a `UserError` if there is none."""
+    if not storage.exists(storage.join(url, outputs.STATE)):
+        raise wrong_folder(url, "a study", f"no study found; run a pilot with `{pilot_command('RECIPE')}`")
     return Recipe.load(storage.join(absolute(url), outputs.RECIPE), own=False)
 
 
