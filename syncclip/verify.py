@@ -37,7 +37,6 @@ from syncclip.shards.markers import markers
 from syncclip.shards.verify import problems
 from syncclip.storage.documents import CONTENTS
 from syncclip.storage.exports import exported_files, problems_of_export
-from syncclip.storage.kinds import wrong_folder
 from syncclip.studies import outputs
 from syncclip.studies.cells import TIMING
 from syncclip.studies.status import PROGRESS
@@ -148,7 +147,8 @@ def verify(url: str, report: Callable[[str], None]) -> Verification:
     """
     result, folders = Verification(), list(_folders(url))
     if not any(folder.names for folder in folders):
-        raise wrong_folder(url, "", "no files; specify the folder of a dataset, run, study, export or predictions")
+        fix = "no files; specify the folder of a dataset, run, study, export or predictions"
+        raise storage.wrong_folder(url, "a folder of results", fix)
     with Progress(sum(len(folder.names) for folder in folders), "files", "verify") as progress:
         exported: set[str] = set()
         for folder in folders:

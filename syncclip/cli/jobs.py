@@ -87,7 +87,7 @@ def init(
 
     runs = counted(len(cells(recipe.study)), "training run")
     text.show(
-        f"{path}: preview its prompts with `syncclip plan {path}` (with --probe, also the time for the images), then run "
+        f"{path}: preview its prompts with `syncclip plan {path}` (and the time for the images with --probe), then run "
         f"`syncclip study {path}` ({runs})"
     )
     for line in first_lines(recipe, path):

@@ -20,15 +20,15 @@ app = typer.Typer(help="Inspect, verify, import, merge, export and pack shards."
 @app.command("ls")
 def ls(folder: Folder, overrides: Overrides) -> None:
     """List the committed shards of a synthetic dataset."""
+    from syncclip import storage
     from syncclip.cli import render
     from syncclip.shards.markers import committed
-    from syncclip.storage.kinds import wrong_folder
 
     configure_storage(overrides)
     shards = committed(folder)
     if not shards:
         fix = f"no committed shards; generate some with `syncclip synth RECIPE --out {folder}`"
-        raise wrong_folder(folder, "a synthetic dataset", fix)
+        raise storage.wrong_folder(folder, "a synthetic dataset", fix)
     text.show(render.listing(folder, shards.values()))
 
 

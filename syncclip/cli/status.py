@@ -29,7 +29,6 @@ def progress(url: str) -> list[str]:
     """
     from syncclip import storage
     from syncclip.shards.markers import committed
-    from syncclip.storage.kinds import wrong_folder
     from syncclip.synthesis.plan import read_plan
     from syncclip.synthesis.status import read_status
     from syncclip.training.status import status_lines
@@ -45,7 +44,7 @@ def progress(url: str) -> list[str]:
     if shards := committed(url):
         return [url, f"{text.counted(len(shards), 'shard')} committed; the status of the synthesis is unknown"]
     problem = "neither a synthetic dataset nor a run; use a folder written by `synth` or `train`"
-    raise wrong_folder(url, "a study, run or synthetic dataset", problem)
+    raise storage.wrong_folder(url, "a study, run or synthetic dataset", problem)
 
 
 def _study_lines(url: str) -> list[str] | None:

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from importlib.machinery import PathFinder
+from itertools import accumulate
 from pathlib import Path
 
 from syncclip.core.formats import parse_json
@@ -43,37 +44,28 @@ def record_consent(name: str, folders: Sequence[str]) -> None:
     sources = _sources(name, folders)
     if not sources or not {*sources} <= loaded.keys() or has_consent(name, folders):
         return
-    home = _home(sources[-1], folders)
-    if home.endswith("-packages"):  # installed
-        loaded = {}
-    others = (file for file, key in loaded.items() if key.partition(".")[0] not in ("syncclip", "__main__"))
+    home = max((folder for folder in folders if sources[-1].startswith(f"{folder}{os.sep}")), key=len)
+    project = (file for file in loaded if file.startswith(f"{home}{os.sep}") and f"-packages{os.sep}" not in file)
+    others = (file for file in project if loaded[file].partition(".")[0] not in ("syncclip", "__main__"))
     with suppress(OSError, UserError):
-        checksums = _checksums([*sources, *(file for file in others if _home(file, folders) == home)])
         record = _record(name, sources)
         make_private(record.parent)
         with tempfile.TemporaryDirectory(dir=record.parent) as folder:
             part = Path(folder, record.name)
             with open(open_private(part, os.O_WRONLY | os.O_CREAT), "w", encoding="utf-8") as file:
-                json.dump(checksums, file)
+                json.dump(_checksums([*sources, *others]), file)
             part.replace(record)
 
 
 def _sources(name: str, folders: Sequence[str] | None) -> list[str]:
     """Return the files that an import of `module:Class` executes, its own file last; [] if they can't be located."""
-    files: list[str] = []
-    steps = name.partition(":")[0].split(".")
-    for count in range(1, len(steps) + 1):
-        spec = None if folders is None else PathFinder.find_spec(".".join(steps[:count]), folders)
-        if spec is None or (count == len(steps) and not spec.has_location):
+    files: list[str | None] = []
+    for module in accumulate(name.partition(":")[0].split("."), "{}.{}".format):
+        if folders is None or (spec := PathFinder.find_spec(module, folders)) is None:
             return []
-        files += [spec.origin] if spec.origin else []
+        files.append(spec.origin)  # None for a namespace package
         folders = spec.submodule_search_locations
-    return files
-
-
-def _home(file: str, folders: Sequence[str]) -> str:
-    """Return the innermost of `folders` that contains a file; "" if none does."""
-    return max((folder for folder in folders if folder and file.startswith(f"{folder}{os.sep}")), key=len, default="")
+    return [file for file in files if file] if files[-1] else []
 
 
 def _checksums(files: Iterable[str]) -> dict[str, str]:

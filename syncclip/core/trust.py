@@ -8,6 +8,7 @@ that may have been downloaded is not imported; it raises an error.
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -121,7 +122,8 @@ def module_of(name: str, prefix: str = "") -> ModuleType:
 def _import_folders() -> list[str]:
     """Return the folders that `module_of` searches for code that was not trusted with `--trust`."""
     here = Path.cwd()
-    return [*sys.path, *([str(here)] if mark_around(here) is None else [])]
+    folders = [os.path.normpath(here / folder) for folder in sys.path]
+    return folders if mark_around(here) is not None else [*folders, str(here)]
 
 
 def mark_around(folder: Path) -> Path | None:

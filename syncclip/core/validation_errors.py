@@ -42,6 +42,8 @@ _TYPES = {
     "dict": "a mapping of keys to values",
     "model": "a section with its own keys",
 }
+MOST_UNIONS = 10
+"""Maximum number of errors that are compared to find those of the same value."""
 MUST_BE = "; it must be "
 _BRANCH = re.compile(r"int|str|float|bool|(constrained|function|tagged)-.*|.*\[.*\]")
 """Step in the location of a pydantic error that names a member of a union."""
@@ -71,12 +73,12 @@ def explain(error: ValidationError, model: type[BaseModel], suggest: Suggest | N
     """
     details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
     reasons: dict[str, list[str]] = {}
-    for detail in details:
+    for detail in details[:MOST_UNIONS]:
         key, reason = _message(dict(detail), model, suggest)
         reasons.setdefault(key, []).append(reason)
     # If an item of a list is invalid, the list's alternatives, such as a single value, are irrelevant.
-    keys = [key for key in reasons if not any(other.startswith((f"{key}.", f"{key}[")) for other in reasons)]
-    key, others = keys[0], len(keys) - 1
+    key = next(key for key in reasons if not any(other.startswith((f"{key}.", f"{key}[")) for other in reasons))
+    others = len(details) - sum(len(reasons[each]) for each in reasons if key.startswith(each))
     return key, _joined(reasons[key]) + (f" (and {counted(others, 'more error')})" if others else "")
 
 

@@ -24,7 +24,6 @@ from syncclip.datasets.webdataset import find_tars, load_webdataset
 from syncclip.shards.images import SkippedFiles
 from syncclip.shards.reader import ImageSet
 from syncclip.storage.exports import read_manifest
-from syncclip.storage.kinds import kind_of
 
 SHIPPED = {"icons": "icons/dataset", "symbols": "icons/symbols"}
 """Mapping from the name of a shipped suite to its folder in the package."""
@@ -96,7 +95,7 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
         try:
             dataset, custom = _custom(settings, url), True
         except UserError as error:
-            if settings.classnames or (kind := kind_of(url)) is None or kind[0] == "an export":
+            if settings.classnames or (kind := storage.kind_of(url)) is None or kind[0] == "an export":
                 raise
             fix = "use its dataset of real images instead" + (", or set dataset.classnames" if "set" in kind[0] else "")
             raise UserError(f"{url} is {kind[0]}, not a dataset of labelled images; {fix}.") from error

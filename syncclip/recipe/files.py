@@ -18,7 +18,6 @@ from syncclip.core.formats import DEEPEST, MOST_NODES, parse_yaml, readable
 from syncclip.core.settings import UserError
 from syncclip.core.text import cut, first_line
 from syncclip.core.trust import mark_around, mark_untrusted, names_in, texts_in, trust
-from syncclip.storage.kinds import wrong_folder
 
 _NAME = re.compile(r"[\w.\[\]-]+")
 
@@ -177,7 +176,7 @@ def _find(source: str) -> tuple[str, str]:
         problem = f"unknown recipe {source!r}" if re.fullmatch(r"[\w-]+", source) else f"{source}: no such file"
         raise UserError(f"{problem}; {remedy}")
     if storage.is_local(source) and storage.local_path(source).is_dir():
-        raise wrong_folder(source, "a recipe", f"the path is a folder; {remedy}")
+        raise storage.wrong_folder(source, "a recipe", f"the path is a folder; {remedy}")
     return source, source.rstrip("/").rpartition("/")[2]
 
 

@@ -23,7 +23,6 @@ from syncclip.evaluation.metrics import METRIC_HEADINGS
 from syncclip.shards.markers import markers
 from syncclip.shards.reader import ShardSet
 from syncclip.storage.documents import CONTENTS
-from syncclip.storage.kinds import wrong_folder
 from syncclip.studies import outputs
 from syncclip.training.run_folder import METRICS, RECORD, digest_of
 
@@ -117,7 +116,7 @@ def read_inputs(url: str) -> Inputs:
     kind = next((kind for kind, sign in SIGNS.items() if sign in names), None)
     if kind is None:
         fix = f"the folder has no {', '.join(SIGNS.values())}; pass the folder of a study, run or synthetic dataset"
-        raise wrong_folder(url, "a finished study, run or synthetic dataset", fix)
+        raise storage.wrong_folder(url, "a finished study, run or synthetic dataset", fix)
     inputs = Inputs(url, kind)
 
     owner = storage.read_owner(storage.join(url, ROOTS[kind])) if ROOTS[kind] in names else None

@@ -19,7 +19,6 @@ from syncclip.shards.cache import ShardCache
 from syncclip.shards.index import committed_shards
 from syncclip.shards.markers import shard_name
 from syncclip.shards.reader import ImageSet, ShardSet
-from syncclip.storage.kinds import wrong_folder
 from syncclip.stream.sources import MixedSource
 from syncclip.stream.teacher import read_teacher
 from syncclip.synthetic_sets.imported import holds_set, read_set, require_content
@@ -52,7 +51,7 @@ def synthetic_part(recipe: Recipe, url: str, sets: SetCache) -> tuple[int, str]:
     plan = sets.plan(url)
     if plan is None:
         fix = f"no synthetic dataset found; run `syncclip synth {recipe.argument} --out {url}`"
-        raise wrong_folder(url, "a synthetic dataset", fix)
+        raise storage.wrong_folder(url, "a synthetic dataset", fix)
     _require_same(plan.classnames, sets.classnames(recipe.dataset), url, recipe)
     count = recipe.training.images_per_class or plan.images_per_class
     command = f"`syncclip synth {recipe.argument} --out {url} synthesis.images_per_class={count}`"

@@ -14,7 +14,6 @@ from syncclip.datasets.loading import is_dataset_name
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.runs.data import SetCache, synthetic_part, teacher_part
 from syncclip.storage.hub import NAME, PREFIX, download, pinned
-from syncclip.storage.kinds import wrong_folder
 from syncclip.storage.urls import absolute, home_path
 from syncclip.training.run_folder import PROMPTS, RECIPE, RECORD, RunFolder
 
@@ -29,7 +28,9 @@ def finished_run(run: str, overrides: Sequence[str] = ()) -> tuple[Recipe, RunFo
     if not storage.exists(recipe) or not storage.exists(storage.join(run, PROMPTS)):
         if storage.exists(storage.join(run, RECORD)):
             raise UserError(f"{given}: the run is not finished; resume it with `syncclip train RECIPE --out {given}`")
-        raise wrong_folder(given, "a run", f"no run found; train one with `syncclip train RECIPE --out {given}`{hint}")
+        raise storage.wrong_folder(
+            given, "a run", f"no run found; train one with `syncclip train RECIPE --out {given}`{hint}"
+        )
     record = RunFolder(run, "", "").record()
     if record is None:
         raise UserError(f"{run}: run.json is missing; copy the run again, or train it again in a different folder")

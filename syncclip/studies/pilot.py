@@ -20,7 +20,6 @@ from syncclip.recipe.recipe import Recipe
 from syncclip.recipe.study import Configuration
 from syncclip.runs.classes import clip_of
 from syncclip.runs.resolve import with_absolute_paths
-from syncclip.storage.kinds import wrong_folder
 from syncclip.storage.urls import absolute
 from syncclip.studies import outputs, predictions
 from syncclip.studies.analysis import Evidence, origin
@@ -195,7 +194,7 @@ def has_validation(recipe: Recipe) -> bool:
 def recipe_of_pilot(url: str) -> Recipe:
     """Return the recipe of a study; raise a `UserError` if there is none."""
     if not storage.exists(storage.join(url, outputs.STATE)):
-        raise wrong_folder(url, "a study", f"no study found; run a pilot with `{pilot_command('RECIPE')}`")
+        raise storage.wrong_folder(url, "a study", f"no study found; run a pilot with `{pilot_command('RECIPE')}`")
     return Recipe.load(storage.join(absolute(url), outputs.RECIPE), own=False)
 
 

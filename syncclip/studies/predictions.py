@@ -16,7 +16,6 @@ from syncclip.core.settings import UserError
 from syncclip.evaluation.metrics import METRICS
 from syncclip.recipe.recipe import Recipe
 from syncclip.recipe.study import Configuration
-from syncclip.storage.kinds import wrong_folder
 from syncclip.studies import analysis, outputs
 from syncclip.studies.analysis import Evidence
 from syncclip.studies.statistics.metrics import Outcomes, mean_metrics, run_metrics
@@ -122,7 +121,7 @@ def read_study(url: str) -> tuple[Recipe, Evidence, str]:
         UserError: a file is missing or corrupt.
     """
     if not storage.exists(state := storage.join(url, outputs.STATE)):
-        raise wrong_folder(url, "a study", f"cannot read {outputs.STATE}: not found; use the folder of a study")
+        raise storage.wrong_folder(url, "a study", f"cannot read {outputs.STATE}: not found; use the folder of a study")
     owner = storage.read_owner(state)
     storage.read_verified(storage.join(url, outputs.RECIPE), owner)
     recipe = Recipe.load(storage.join(url, outputs.RECIPE), own=False)

@@ -17,7 +17,6 @@ from syncclip.recipe.recipe import Recipe
 from syncclip.recipe.study import Configuration
 from syncclip.runs.classes import read_classes
 from syncclip.runs.resolve import finished_run
-from syncclip.storage.kinds import wrong_folder
 from syncclip.storage.urls import absolute
 from syncclip.studies import outputs, predictions
 from syncclip.studies.analysis import Evidence, Point, gather
@@ -72,7 +71,7 @@ def read_source(folder: str, finished: bool = False) -> Source:
         evidence = gather([(Cell(configuration, n, None), run)], [configuration], about["base_count"])
     else:
         fix = "no study or training; pass a folder written by `syncclip study` or `syncclip train`"
-        raise wrong_folder(folder, "a study or run", fix)
+        raise storage.wrong_folder(folder, "a study or run", fix)
     if not evidence.cells:
         raise UserError(f"{url}: no training run is finished; run the study again")
     images = {key: about[key] for key in ("dataset", "split", "classnames")}

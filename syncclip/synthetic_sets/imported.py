@@ -30,7 +30,6 @@ from syncclip.shards.reader import ImageSet
 from syncclip.shards.webdataset import TarSet, index_tars, tars_in
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.storage.exports import require_export
-from syncclip.storage.kinds import wrong_folder
 from syncclip.synthesis.plan import PLAN_NAME, SHARD_IMAGES, Plan, read_plan
 from syncclip.synthesis.seeds import MAX_IMAGES
 
@@ -116,7 +115,7 @@ def read_whole_set(url: str) -> Plan | ImportedSet:
     plan = read_set(url)
     if plan is None:
         fix = "no synthetic dataset found; create one with `syncclip synth` or `syncclip shards import`"
-        raise wrong_folder(url, "a synthetic dataset", fix)
+        raise storage.wrong_folder(url, "a synthetic dataset", fix)
     existing = committed_shards(url, plan.owner)
     if missing := [shard for shard in plan.shards() if shard not in existing]:
         raise UserError(f"{url}: {len(missing)} of {len(plan.shards())} shards are missing; complete the dataset first")

@@ -13,7 +13,6 @@ from syncclip.core.settings import Settings, UserError
 from syncclip.datasets import load_dataset
 from syncclip.recipe.recipe import Recipe
 from syncclip.shards.reader import ImageSet, ShardSet
-from syncclip.storage.kinds import wrong_folder
 from syncclip.synthesis.filters import FrozenClip
 from syncclip.synthesis.filters.clip import encode_set
 from syncclip.synthesis.plan import Plan
@@ -100,7 +99,7 @@ def set_quality(url: str, clip: FrozenClip, real: ImageSet | None, max_images: i
     plan = read_set(url)
     if plan is None:
         fix = f"no synthetic dataset found; generate one with `syncclip synth RECIPE --out {url}`"
-        raise wrong_folder(url, "a synthetic dataset", fix)
+        raise storage.wrong_folder(url, "a synthetic dataset", fix)
     images = ShardSet(url)
     synthetic = _encode(images, clip, max_images, "synthetic")
     if not len(synthetic.rows):

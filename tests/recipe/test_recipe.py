@@ -147,7 +147,8 @@ def test_errors_of_a_file_contain_its_name(tmp_path: Path, text: str, error: str
         ),
         (
             "training.data=bth",
-            "training.data: 'bth' is not allowed; it must be 'real', 'synthetic', 'both' or 'all_real' (did you mean 'both'?)",
+            "training.data: 'bth' is not allowed; it must be 'real', 'synthetic', 'both' or 'all_real' (did you mean "
+            "'both'?)",
         ),
         (
             "dataset.base=half",
@@ -159,7 +160,8 @@ def test_errors_of_a_file_contain_its_name(tmp_path: Path, text: str, error: str
         ),
         (
             "synthesis.filters=[blnk]",
-            "synthesis.filters[0]: 'blnk' is not allowed; it must be a section with its own keys, such as {name: blank}",
+            "synthesis.filters[0]: 'blnk' is not allowed; it must be a section with its own keys, such as {name: "
+            "blank}",
         ),
         ("training.trackers=wandb", "training.trackers: 'wandb' is not allowed; it must be a list, such as [wandb]"),
         ("training.epochs = 2", "invalid override 'training.epochs = 2'; expected section.key=value without spaces"),
