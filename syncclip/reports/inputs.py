@@ -115,7 +115,7 @@ def read_inputs(url: str) -> Inputs:
         names = set(storage.listdir(url))
     kind = next((kind for kind, sign in SIGNS.items() if sign in names), None)
     if kind is None:
-        fix = f"the folder has no {', '.join(SIGNS.values())}; pass the folder of a study, run or synthetic dataset"
+        fix = f"it has no {', '.join(SIGNS.values())}; pass the folder of a study, run or synthetic dataset"
         raise storage.wrong_folder(url, "a finished study, run or synthetic dataset", fix)
     inputs = Inputs(url, kind)
 
