@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from syncclip.core.text import MISSING, counted, duration, percent, printable, size, table
+from syncclip.core.text import MISSING, counted, duration, from_here, percent, printable, size, table
 from syncclip.evaluation.baselines import BASELINE_NAMES, BASELINES
 from syncclip.evaluation.metrics import METRIC_HEADINGS, legend
 
@@ -41,7 +41,7 @@ def summary(done: SetSummary) -> str:
         shares += f", device utilisation {percent(done.work.computed)}" if done.work.computed else ""
         took = f"{done.work.rate:.3g} images/s, {duration(done.work.seconds)} with startup"
         lines.append(f"{done.work.images:,} generated now, {took}, {shares}")
-    return "\n".join([*lines, done.url])
+    return "\n".join([*lines, from_here(done.url)])
 
 
 def quality(measured: SetQuality) -> str:
@@ -80,12 +80,13 @@ def listing(url: str, shards: Collection[ShardStats]) -> Table:
 
 def sample(images: ShardSet, row: int) -> str:
     """Return the class, prompt and provenance of a synthetic image as lines of text."""
-    image = images.image(row)
+    image, provenance = images.image(row), images.provenance(row)
+    name = f" ({provenance['class']})" if "class" in provenance else ""
     lines = [
         images.name(row),
-        f"class: {int(images.labels[row])}",
+        f"class: {int(images.labels[row])}{name}",
         f"prompt: {images.text(row)}",
         f"image: {image.width} x {image.height} px, {size(int(images.samples.size[row]))}",
-        f"provenance: {json.dumps(images.provenance(row), ensure_ascii=False)}",
+        f"provenance: {json.dumps(provenance, ensure_ascii=False)}",
     ]
     return "\n".join(map(printable, lines))

@@ -81,6 +81,11 @@ def short_path(path: str) -> str:
     return "/".join(path.rsplit("/", 2)[-2:])
 
 
+def from_here(path: str) -> str:
+    """Return a path relative to the working directory if the path is inside it; otherwise, and for a URL, unchanged."""
+    return path.removeprefix(f"{Path.cwd()}/")
+
+
 def percent(share: float) -> str:
     """Format a fraction as a percentage without decimals: 0.93 -> `93 %`."""
     return f"{100 * share:.0f} %"

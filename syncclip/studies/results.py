@@ -72,7 +72,8 @@ def read_source(folder: str, finished: bool = False) -> Source:
         # Without a seed, any two trainings can be paired by their test images.
         evidence = gather([(Cell(configuration, n, None), run)], [configuration], about["base_count"])
     else:
-        raise UserError(f"{url}: no study or training; pass a folder written by `syncclip study` or `syncclip train`")
+        fix = "no study or training; pass a folder written by `syncclip study` or `syncclip train`"
+        raise storage.wrong_folder(folder, "a study or run", fix)
     if not evidence.cells:
         raise UserError(f"{url}: no training run is finished; run the study again")
     images = {key: about[key] for key in ("dataset", "split", "classnames")}

@@ -47,7 +47,7 @@ def show(recipe: Recipe, url: str, table: pd.DataFrame, comparisons: Sequence[Co
     text.show(legend([*HEADINGS.values(), text.MISSING]))
     for warning in low_scores(table, random):
         print_message(f"warning: {warning}")
-    text.show(url)
+    text.show(text.from_here(url))
 
 
 def low_scores(table: pd.DataFrame, random: Mapping[str, float | None]) -> list[str]:

@@ -179,7 +179,7 @@ class SynthesisMetrics:
 
     def set_gauges(self, status: SynthesisStatus) -> None:
         """Set the gauges from the status; called every `GAUGE_INTERVAL_SECONDS` seconds."""
-        values = {"images_planned": status.planned, "images_done": status.images}
+        values: dict[str, float] = {"images_planned": status.planned, "images_done": status.images}
         values |= {"actors": status.actors, "images_per_second": status.rate}
         for name, value in values.items():
             self._gauges[name].set(value, self._tags)

@@ -100,12 +100,8 @@ def train_on_ray(
         return before
     checkpoints.check_recipe(folder.path(CHECKPOINTS), folder.recipe_hash)
     reported = len(before.notes) if before is not None else 0
-    course = (
-        f"{counted(settings.epochs, 'epoch')} on {counted(settings.workers, 'worker')}"
-        if steps
-        else "no training steps"
-    )
-    print_message(f"train: {settings.method}, {course}")
+    epochs = counted(settings.epochs, "epoch") if steps else "no training steps"
+    print_message(f"train: {settings.method}, {epochs} on {counted(settings.workers, 'worker')}")
     if warning is not None:
         print_message(f"warning: {warning}")
     progress = Progress(None, "steps", "train", phase="starting Ray")

@@ -231,7 +231,7 @@ def test_content_is_escaped(tmp_path: Path) -> None:
 def test_other_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no study\.parquet, results\.json, plan\.json"):
         report(str(tmp_path))
-    with pytest.raises(UserError, match="the folder doesn't exist"):
+    with pytest.raises(UserError, match="because the folder does not exist"):
         report(str(tmp_path / "nowhere"))
 
 
