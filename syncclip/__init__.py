@@ -11,7 +11,7 @@ Each library function takes a recipe and corresponds to the CLI command of the s
     print(evaluate("runs/first", ["evaluation.split=val"]).results["hm"])
 
 The docstring examples of assess, plan, synth, train, evaluate, tune, study,
-results, plot_curve, compare and report must be run in this order.
+results, plot_curve, compare, recommend and report must be run in this order.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from syncclip.reports.paper import plot_curve
     from syncclip.studies.assess import assess
     from syncclip.studies.levels import study
+    from syncclip.studies.recommendation import recommend
     from syncclip.studies.results import compare, results
     from syncclip.studies.tune import tune
     from syncclip.synthetic_sets.prepare import plan
@@ -45,6 +46,7 @@ _MODULES = {
     "load": "inference.model",
     "plan": "synthetic_sets.prepare",
     "plot_curve": "reports.paper",
+    "recommend": "studies.recommendation",
     "report": "reports",
     "results": "studies.results",
     "study": "studies.levels",
@@ -67,6 +69,7 @@ __all__ = [
     "load",
     "plan",
     "plot_curve",
+    "recommend",
     "report",
     "results",
     "study",

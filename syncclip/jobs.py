@@ -102,7 +102,8 @@ def train(recipe: Recipe, out: str | None = None) -> Run:
     recipe, folder = resolve_run(recipe, out)
     ray_train.check_cpus(recipe.training)
     with _locked(recipe, folder) as lock:
-        ray_train.train_on_ray(build_on_worker, to_spec(recipe, folder), folder, recipe.training, recipe.warmup_warning)
+        steps, warning = recipe.methods.of(recipe.training.method).trains, recipe.warmup_warning
+        ray_train.train_on_ray(build_on_worker, to_spec(recipe, folder), folder, recipe.training, warning, steps)
         workers = recipe.evaluation.workers or recipe.training.workers
         # On a cluster, the local machine may be small or have no GPU.
         distributed = workers > 1 or cluster_address() is not None

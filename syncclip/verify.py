@@ -147,7 +147,8 @@ def verify(url: str, report: Callable[[str], None]) -> Verification:
     """
     result, folders = Verification(), list(_folders(url))
     if not any(folder.names for folder in folders):
-        raise UserError(f"{url} contains no files; specify the folder of a dataset, run, study, export or predictions")
+        fix = "no files; specify the folder of a dataset, run, study, export or predictions"
+        raise storage.wrong_folder(url, "a folder of results", fix)
     with Progress(sum(len(folder.names) for folder in folders), "files", "verify") as progress:
         exported: set[str] = set()
         for folder in folders:

@@ -72,6 +72,15 @@ def fixed_seed() -> None:
     torch.default_generator.manual_seed(4711)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for records of custom code, instead of the user's; other processes inherit it."""
+    folder = tmp_path_factory.mktemp("state")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(folder))
+        yield folder
+
+
 @pytest.fixture(autouse=True)
 def new_session() -> Iterator[None]:
     """A session without trusted code; it starts with the storage options of fixtures, and its changes end with it."""

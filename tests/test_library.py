@@ -22,6 +22,7 @@ IN_ORDER = (
     "results",
     "plot_curve",
     "compare",
+    "recommend",
     "report",
 )
 """The functions; examples use the output of those before them."""

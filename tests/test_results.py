@@ -491,6 +491,9 @@ def test_the_readme_shows_the_gains_of_the_map() -> None:
             for cell in cells
             if (cell["configuration"], cell["baseline"]) == pair and [*cell["averaged_over"]] == [1, 4, 16]
         }
+    (levels_row,) = rows_of("docs/results/map/README.md", "level")
+    assert levels_row.pop("level") == "name knowledge, training images"
+    assert levels_row == expected["name knowledge"]
     heading = "gain in HM (all)"
     assert {row.pop(heading): row for row in rows_of("README.md", heading)} == expected
 

@@ -156,9 +156,11 @@ def sentence(error: BaseException) -> str | None:
         option = getattr(error, "option_name", None)
         if option in {name for parameter in get_command(app).params for name in parameter.opts}:
             return f"{option} must precede the command: syncclip {option} ..."
-        return (
-            f"{text[:1].lower()}{text[1:]}; see `syncclip --help`" if text else "missing command; see `syncclip --help`"
-        )
+        context = getattr(error, "ctx", None)
+        usage = f"see `{context.command_path if context else 'syncclip'} --help`"
+        if option and context and any(parameter.name == "recipe" for parameter in context.command.params):
+            usage = f"{_as_override(option)}{usage}"
+        return f"{text[:1].lower()}{text[1:]}; {usage}" if text else f"missing command; {usage}"
     error = unwrapped(error)
     error = custom_code_error(error) or error
     if isinstance(error, UnicodeEncodeError):
@@ -174,6 +176,16 @@ def sentence(error: BaseException) -> str | None:
         if isinstance(cause, OSError) and cause.errno == errno.ELOOP:
             return f"{cause.filename}: symbolic links form a loop; remove the link, or use another path"
     return None
+
+
+def _as_override(option: str) -> str:
+    """Suggest the recipe setting for an unknown option, such as --epochs; return "" if no setting is similar."""
+    from syncclip.core.validation_errors import keys_of
+    from syncclip.recipe.recipe import Recipe
+    from syncclip.recipe.suggestions import suggestions
+
+    keys = suggestions(option.lstrip("-").replace("-", "_"), keys_of(Recipe), Recipe().training.method)
+    return f"to change a recipe setting, use {keys[0]}=VALUE; " if keys else ""
 
 
 def _no_such_command(name: str, group: str | None = None) -> str:

@@ -17,6 +17,7 @@ def ls(root: Root = None) -> None:
     """List the benchmark datasets with folder, image counts, prompt template, licence and citation."""
     from syncclip.datasets.catalog import DATASETS, INSTRUCTIONS
     from syncclip.datasets.check import listing
+    from syncclip.datasets.loading import SHIPPED, bundled
 
     headings, rows = listing(root)
     text.show(text.table("Benchmark datasets", headings, rows))
@@ -24,6 +25,7 @@ def ls(root: Root = None) -> None:
         if dataset.licence is None:
             text.show(f"page of {dataset.name}: {dataset.page}")
     text.show(f"Download and folder layout: {INSTRUCTIONS}")
+    text.show(f"Bundled datasets: {', '.join(name for suite in SHIPPED for name in bundled(suite))}")
 
 
 @app.command("check")

@@ -11,8 +11,11 @@ import numpy as np
 from syncclip import storage
 from syncclip.clip.prompt_text import prompt_texts, too_long
 from syncclip.core.settings import UserError
+from syncclip.core.text import ARTICLE
 from syncclip.datasets import SPLITS, Dataset, DatasetSettings, load_dataset
 from syncclip.datasets.check import SMALL_SPLIT, problems_of, warnings_of
+from syncclip.datasets.dataset import TEMPLATE
+from syncclip.datasets.loading import is_dataset_name
 from syncclip.embedded import context_length, load_tokenizer
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.resolve import with_absolute_paths
@@ -125,13 +128,15 @@ def _section(settings: DatasetSettings, dataset: Dataset) -> str:
     """Return the `dataset` section as commented YAML: the user's values, and defaults derived from the data."""
     counts = np.bincount(dataset.split("train").labels, minlength=len(dataset.classnames))[dataset.base]
     low, high = int(counts.min()), int(counts.max())
+    default = settings.template is None and dataset.template == TEMPLATE and not is_dataset_name(settings.name)
+    template = TEMPLATE.replace("a {}", ARTICLE) if default else dataset.template
     user_values = settings.model_dump(mode="json", exclude_defaults=True)
     values = {
         "base": "first",
         "shots": min(16, high),
         **user_values,
         "name": settings.name,
-        "template": dataset.template,
+        "template": template,
     }
     notes = {"shots": f"training images per base class: {low if low == high else f'{low} to {high}'}"}
     if "base" not in user_values:

@@ -83,8 +83,15 @@ def init(
     from syncclip.cli.init import write_first_recipe
 
     path = write_first_recipe(data, root, out, photographs, overrides)
-    text.show(f"{path}: preview its prompts with `syncclip plan {path}`, then run `syncclip study {path}`")
-    for line in first_lines(syncclip.Recipe.load(path), path):
+    recipe = syncclip.Recipe.load(path)
+    from syncclip.studies.grid import cells
+
+    runs = counted(len(cells(recipe.study)), "training run")
+    text.show(
+        f"{path}: preview its prompts with `syncclip plan {path}` (and the time for the images with --probe), then run "
+        f"`syncclip study {path}` ({runs})"
+    )
+    for line in first_lines(recipe, path):
         text.show(line)
 
 
@@ -122,7 +129,7 @@ def train(recipe: RecipeName, overrides: Overrides, out: Out = None) -> None:
 
     run = jobs.train(loaded, out)
     _show_results(run)
-    text.show(run.url)
+    text.show(text.from_here(run.url))
 
 
 def evaluate(
@@ -182,7 +189,7 @@ def study(
         else:
             summary.show(loaded, done.url, done.table, done.comparisons)
             text.show(report.headline)
-        text.show(f"report: {report.url}")
+        text.show(f"report: {text.from_here(report.url)}")
     done.check()
 
 
@@ -208,7 +215,7 @@ def tune(recipe: RecipeName, overrides: Overrides, out: Out = None) -> None:
                     f"warning: {configuration.name}: {key}={best['selected'][key]} is the {edge} value that was tried; "
                     "add values beyond it, and run the search with a different --out"
                 )
-    text.show(f"report: {report.url}")
+    text.show(f"report: {text.from_here(report.url)}")
     text.show(f"next: syncclip study {shlex.quote(storage.join(done.url, 'recipe.yaml'))}")
 
 
@@ -224,7 +231,7 @@ def report(
 
     done = write_report(folder)
     text.show(done.table)
-    text.show(done.url)
+    text.show(text.from_here(done.url))
     if figures or latex:
         from syncclip.reports.paper import write_paper
 
@@ -252,7 +259,7 @@ def reproduce(
     from syncclip.protocols.run import Request, reproduce
 
     done = reproduce(Request(protocol, root, dataset, method, out, synthetic, overrides))
-    text.show(f"report: {done.page}")
+    text.show(f"report: {text.from_here(done.page)}")
 
 
 def submit(

@@ -132,7 +132,8 @@ def rows(forecast: Forecast, cost: CostSettings, gpus: bool) -> Iterator[tuple[s
     """Yield the forecast table's rows, one per quantity."""
 
     def row(name: str, spread: Spread, show: Callable[[float], str]) -> tuple[str, str, str]:
-        return name, show(spread.mean), f"{show(spread.low)} to {show(spread.high)}"
+        low, high = show(spread.low), show(spread.high)
+        return name, show(spread.mean), f"{low} to {high}" if low != high else ""
 
     yield row("wall time", forecast.wall, duration)
     if cost.preemptions:

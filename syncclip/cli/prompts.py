@@ -38,7 +38,7 @@ def import_command(
     for note in run.notes:
         print_message(f"note: {note}")
     text.show(f"{run.name}: {', '.join(f'{key} {value}' for key, value in run.settings.items())}; {run.source}")
-    text.show(run.url)
+    text.show(text.from_here(run.url))
 
 
 @app.command("export")

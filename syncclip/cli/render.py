@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from syncclip.core.text import counted, percent, printable, size, table
+from syncclip.core.text import MISSING, counted, duration, from_here, percent, printable, size, table
 from syncclip.evaluation.baselines import BASELINE_NAMES, BASELINES
-from syncclip.evaluation.metrics import METRIC_HEADINGS
+from syncclip.evaluation.metrics import METRIC_HEADINGS, legend
 
 if TYPE_CHECKING:
     from syncclip.shards.markers import ShardStats
@@ -24,7 +24,7 @@ def results(metrics: Mapping[str, Any], method: str, title: str) -> Table:
     baselines = metrics.get(BASELINES, {})
     rows = {method: metrics, **{name: baselines[key] for key, name in BASELINE_NAMES.items() if key in baselines}}
     cells = [[name, *(numbers.get(key) for key in METRIC_HEADINGS)] for name, numbers in rows.items()]
-    return table(title, ["", *METRIC_HEADINGS.values()], cells)
+    return table(title, ["", *METRIC_HEADINGS.values()], cells, legend([*METRIC_HEADINGS.values(), MISSING]))
 
 
 def summary(done: SetSummary) -> str:
@@ -39,8 +39,9 @@ def summary(done: SetSummary) -> str:
     if done.work.images:
         shares = f"actors {percent(done.work.busy)} busy"
         shares += f", device utilisation {percent(done.work.computed)}" if done.work.computed else ""
-        lines.append(f"{done.work.images:,} generated now, {done.work.rate:.3g} images/s, {shares}")
-    return "\n".join([*lines, done.url])
+        took = f"{done.work.rate:.3g} images/s, {duration(done.work.seconds)} with startup"
+        lines.append(f"{done.work.images:,} generated now, {took}, {shares}")
+    return "\n".join([*lines, from_here(done.url)])
 
 
 def quality(measured: SetQuality) -> str:
@@ -79,12 +80,13 @@ def listing(url: str, shards: Collection[ShardStats]) -> Table:
 
 def sample(images: ShardSet, row: int) -> str:
     """Return the class, prompt and provenance of a synthetic image as lines of text."""
-    image = images.image(row)
+    image, provenance = images.image(row), images.provenance(row)
+    name = f" ({provenance['class']})" if "class" in provenance else ""
     lines = [
         images.name(row),
-        f"class: {int(images.labels[row])}",
+        f"class: {int(images.labels[row])}{name}",
         f"prompt: {images.text(row)}",
         f"image: {image.width} x {image.height} px, {size(int(images.samples.size[row]))}",
-        f"provenance: {json.dumps(images.provenance(row), ensure_ascii=False)}",
+        f"provenance: {json.dumps(provenance, ensure_ascii=False)}",
     ]
     return "\n".join(map(printable, lines))

@@ -13,13 +13,24 @@ import syncclip
 from syncclip.cli.arguments import Folder, OutFile
 from syncclip.core import text
 from syncclip.core.settings import UserError
-from syncclip.core.text import counted, coverage, cut, did_you_mean
+from syncclip.core.text import MISSING, counted, coverage, cut, did_you_mean
 
 if TYPE_CHECKING:
     from syncclip.studies.recommendation import Recommendation
 
 WIDTH = 80
 """Maximum line length in characters."""
+COLUMNS = {
+    "number": ("", ""),
+    "configuration": ("method", ""),
+    "images_per_class": ("n", "n: images per class"),
+    "mean": ("mean", ""),
+    "standard_error": ("SE", "SE: standard error over seeds"),
+    "difference": ("diff.", "diff.: difference to 1"),
+    "difference_low": ("low", "low, high: {} confidence interval of the difference"),
+    "difference_high": ("high", ""),
+}
+"""Columns of a comparison, which are omitted if they are empty: heading and meaning."""
 Metric = Annotated[str | None, typer.Option("--metric", metavar="KEY", help="Metric, such as novel or all_classes_hm.")]
 
 
@@ -30,6 +41,7 @@ def compare(
 ) -> None:
     """Compare trainings or studies with the first, with paired intervals if the test images match; --out writes CSV."""
     from syncclip import storage
+    from syncclip.evaluation.metrics import legend
     from syncclip.studies.summary import HEADINGS, SHOWN
 
     if metric and metric not in HEADINGS:
@@ -39,16 +51,23 @@ def compare(
         (reason,) = {*frame["reason"][number :: len(folders)]} - {""} or {""}
         note = f"\n   no interval: {reason}" if number and reason else ""
         text.show(f"{number + 1}: {cut(folder, WIDTH - 3)}{note}")
-    columns = ["images_per_class", "mean", "standard_error", "difference", "difference_low", "difference_high"]
-    measured = frame[frame["mean"].notna()]
-    for key in [key for key in ([metric] if metric else SHOWN) if key in measured["metric"].unique()]:
-        part = measured[measured["metric"] == key]
-        part = part.assign(number=part.index % len(folders) + 1)
-        part[columns[1:]] = part[columns[1:]].round(1) + 0.0  # no "-0.0"
-        part = part[["number", "configuration", *columns]].astype(object).where(part.notna(), None)
-        headings = ["", "method", "n", "mean", "SE", "diff.", "low", "high"]
-        text.show(text.table(f"{HEADINGS[key]}, %", headings, part.to_numpy().tolist()), keys=2)
-    text.show("n: images per class; SE: over seeds; diff.: to 1, with its confidence interval")
+    measured = frame[frame["mean"].notna()].copy()
+    # Long settings, such as paths, usually differ at their end.
+    labels = measured["settings"].str.replace(r"(?m)^(.{15}).{2,}(.{15})$", r"\1…\2", regex=True)
+    measured["configuration"] = (measured["configuration"] + "\n" + labels).str.strip()
+    measured["number"] = measured.index % len(folders) + 1
+    columns = [key for key in COLUMNS if measured[key].notna().any()]
+    numeric = [key for key in columns if measured[key].dtype == float]
+    measured[numeric] = measured[numeric].round(1) + 0.0  # no "-0.0"
+    keys = [key for key in ([metric] if metric else SHOWN) if key in measured["metric"].unique()]
+    for key in keys:
+        part = measured.loc[measured["metric"] == key, columns].astype(object)
+        rows = part.where(part.notna(), None).to_numpy().tolist()
+        text.show(text.table(f"{HEADINGS[key]}, %", [COLUMNS[key][0] for key in columns], rows), keys=2)
+    level = coverage(frame["confidence_level"].iloc[0])
+    lines = [COLUMNS[key][1].format(level) for key in columns if COLUMNS[key][1]]
+    missing = [MISSING] if measured[columns].isna().any(axis=None) else []
+    text.show("\n".join([*lines, legend([*(HEADINGS[key] for key in keys), *missing])]).strip())
     if out is not None:
         storage.write_bytes(out, frame.to_csv(index=False).encode())
         text.show(out)
@@ -64,9 +83,8 @@ def recommend(
 ) -> None:
     """Estimate how many synthetic images per class a target accuracy requires, from a finished study."""
     from syncclip.studies.gain_prediction import METRIC
-    from syncclip.studies.recommendation import recommend
 
-    answer = recommend(folder, accuracy, metric or METRIC, configuration)
+    answer = syncclip.recommend(folder, accuracy, metric or METRIC, configuration)
     for paragraph in _lines(answer, accuracy):
         text.show(textwrap.fill(paragraph, WIDTH, subsequent_indent="  ", break_on_hyphens=False))
 

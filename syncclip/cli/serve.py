@@ -35,6 +35,13 @@ def serve(
         ),
     ] = None,
     top: Annotated[int, typer.Option("--top", min=1, help="Number of most probable classes to return per image.")] = 5,
+    neighbours: Annotated[
+        bool | None,
+        typer.Option(
+            "--neighbours/--no-neighbours",
+            help="Show the nearest training images; default: for local runs served on a loopback address.",
+        ),
+    ] = None,
     replicas: Annotated[
         int, typer.Option("--replicas", min=1, help="Number of replicas, each with its own model.")
     ] = 1,
@@ -67,6 +74,7 @@ def serve(
         )
     from syncclip.runtime.ray_session import cluster_address, local_cpus
     from syncclip.serving import service
+    from syncclip.storage.hub import PREFIX
 
     if num_cpus is None:
         num_cpus = 1 if cluster_address() else max(1, local_cpus() // replicas)
@@ -76,6 +84,7 @@ def serve(
             "backbone": backbone,
             "pretrained": pretrained,
             "top": top,
+            "neighbours": is_loopback(host) and not run.startswith(PREFIX) if neighbours is None else neighbours,
             "replicas": replicas,
             "num_cpus": num_cpus,
             "num_gpus": num_gpus,

@@ -20,13 +20,15 @@ app = typer.Typer(help="Inspect, verify, import, merge, export and pack shards."
 @app.command("ls")
 def ls(folder: Folder, overrides: Overrides) -> None:
     """List the committed shards of a synthetic dataset."""
+    from syncclip import storage
     from syncclip.cli import render
     from syncclip.shards.markers import committed
 
     configure_storage(overrides)
     shards = committed(folder)
     if not shards:
-        raise UserError(f"{folder}: no committed shards; generate some with `syncclip synth RECIPE --out {folder}`")
+        fix = f"no committed shards; generate some with `syncclip synth RECIPE --out {folder}`"
+        raise storage.wrong_folder(folder, "a synthetic dataset", fix)
     text.show(render.listing(folder, shards.values()))
 
 

@@ -43,7 +43,8 @@ def progress(url: str) -> list[str]:
         return [url, *lines]
     if shards := committed(url):
         return [url, f"{text.counted(len(shards), 'shard')} committed; the status of the synthesis is unknown"]
-    raise UserError(f"{url}: neither a synthetic dataset nor a run; use a folder written by `synth` or `train`")
+    problem = "neither a synthetic dataset nor a run; use a folder written by `synth` or `train`"
+    raise storage.wrong_folder(url, "a study, run or synthetic dataset", problem)
 
 
 def _study_lines(url: str) -> list[str] | None:

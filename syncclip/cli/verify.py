@@ -8,7 +8,7 @@ import typer
 
 from syncclip.cli.arguments import Folder, Overrides, configure_storage
 from syncclip.core import text
-from syncclip.core.text import counted, few
+from syncclip.core.text import MISSING, counted, few
 
 if TYPE_CHECKING:
     from syncclip.verify import Verification
@@ -37,12 +37,14 @@ def show_problems(folder: str) -> Verification:
 
 def recompute(folder: Folder) -> None:
     """Recompute a study's means, intervals and curves from its predictions; exit with status 1 if a number differs."""
+    from syncclip.evaluation.metrics import legend
     from syncclip.studies import levels, predictions, summary
     from syncclip.studies.levels_state import read_state
 
     result = (levels if read_state(folder) else predictions).recompute(folder)
     for table in summary.recomputed(result.means, result.comparisons):
         text.show(text.table(table.title, table.headings, table.rows))
+    text.show(legend([*summary.HEADINGS.values(), MISSING]))
     for difference in result.differ[:MAX_DIFFERENCES]:
         text.show(f"{folder}: {difference}")
     outcome = "all equal" if not result.differ else f"{len(result.differ):,} differ from the study's files"

@@ -28,6 +28,8 @@ JOINERS = "\u200c\u200d"
 """Zero-width joiners, which some scripts and emoji require."""
 UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode categories of surrogates, line separators, control characters, and characters that reorder or hide text."""
+MISSING = "–"
+"""Content of empty table cells."""
 ARTICLE = "{a}"
 """Placeholder in a template for a class name with an indefinite article."""
 
@@ -77,6 +79,11 @@ def few(values: Iterable[object]) -> str:
 def short_path(path: str) -> str:
     """Return the last two components of a path or URL: `cat/1.jpg`."""
     return "/".join(path.rsplit("/", 2)[-2:])
+
+
+def from_here(path: str) -> str:
+    """Return a path relative to the working directory if the path is inside it; otherwise, and for a URL, unchanged."""
+    return path.removeprefix(f"{Path.cwd()}/")
 
 
 def percent(share: float) -> str:
@@ -197,19 +204,22 @@ def _parts(table: Table, width: int, keys: int) -> Iterator[Table]:
             free -= extra
             part.columns.append(replace(column, width=narrow + extra, _index=len(part.columns)))
         part.rows = table.rows
+        if not rest:
+            part.caption, part.caption_justify = table.caption, table.caption_justify
         yield part
         if not rest:
             return
 
 
-def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    """Build a table with right-aligned numbers, one decimal place for floats, and an empty cell for None."""
+def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[object]], caption: str = "") -> Table:
+    """Build a table with right-aligned numbers, one decimal place for floats, and `MISSING` for None and ""."""
     from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
     rows = [list(row) for row in rows]
     built = Table(title=Text(printable(title)), title_justify="left", title_style="bold", header_style="bold")
+    built.caption, built.caption_justify = caption or None, "left"
     for column, heading in enumerate(headings):
         numbers = all(isinstance(row[column], int | float | None) for row in rows)
         cells = [heading, *(_cell(row[column]) for row in rows)]
@@ -223,9 +233,9 @@ def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[object]])
 
 
 def markdown_grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Format a table as Markdown."""
-    separator = ["---"] * len(headings)
-    return "\n".join(f"| {' | '.join(map(markdown_text, row))} |" for row in [headings, separator, *rows])
+    """Format a table as Markdown, with `MISSING` in empty cells."""
+    lines = [headings, ["---"] * len(headings), *([cell or MISSING for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(map(markdown_text, line))} |" for line in lines)
 
 
 def markdown_text(text: str) -> str:
@@ -234,8 +244,8 @@ def markdown_text(text: str) -> str:
 
 
 def _cell(value: object) -> str:
-    if value is None:
-        return ""
+    if value in (None, ""):
+        return MISSING
     if isinstance(value, float):
         return f"{value:.1f}"
     return f"{value:,}" if isinstance(value, int) else str(value)

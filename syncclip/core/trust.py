@@ -1,18 +1,21 @@
 """Trust in custom code: only code that the user names as `module:Class` is imported.
 
-A name is trusted if it is specified in the user's own recipe, in an override or with `--trust NAME`. Code named in a
-dataset, run, study or other folder that may have been downloaded is not imported; it raises an error.
+A name is trusted if it is specified in the user's own recipe, in an override or with `--trust NAME`, or if the user has
+trained with the same unchanged files (see `consent`). Any other code named in a dataset, run, study or other folder
+that may have been downloaded is not imported; it raises an error.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 
+from syncclip.core.consent import has_consent, record_consent
 from syncclip.core.session import current
 from syncclip.core.settings import UserError
 
@@ -45,6 +48,12 @@ def trusted() -> tuple[str, ...]:
     return tuple(current().trusted)
 
 
+def remember(name: str) -> None:
+    """Record a method that the user has trained with, unless it is built in or was trusted only with `--trust`."""
+    if current().trusted.get(name) is False:
+        record_consent(name, _import_folders())
+
+
 def mark_untrusted(names: Iterable[str], mark: Path) -> None:
     """Record that custom code with these names comes from a results folder with the marker file `mark`."""
     current().untrusted_sources.update(dict.fromkeys(names, mark))
@@ -70,12 +79,15 @@ def names_in(value: object) -> list[str]:
 
 
 def require_trust(name: str | None, prefix: str = "") -> None:
-    """Raise a UserError if `name` is custom code (contains a colon) and is not trusted.
+    """Raise a UserError if `name` is custom code (contains a colon) that is not trusted and has no recorded consent.
 
     Args:
         prefix: start of the message, such as "FILE: key: ".
     """
     if name is not None and ":" in name and name not in current().trusted:
+        if has_consent(name, _import_folders()):
+            trust(name)
+            return
         mark = current().untrusted_sources.get(name)
         source = f" ({mark} marks its folder as a results folder)" if mark is not None else ""
         raise UserError(
@@ -105,6 +117,13 @@ def module_of(name: str, prefix: str = "") -> ModuleType:
             f"{error}; {mark.parent} is a results folder (it contains {mark.name}), from which modules are only "
             "imported with --trust"
         ) from error
+
+
+def _import_folders() -> list[str]:
+    """Return the folders that `module_of` searches for code that was not trusted with `--trust`."""
+    here = Path.cwd()
+    folders = [os.path.normpath(here / folder) for folder in sys.path]
+    return folders if mark_around(here) is not None else [*folders, str(here)]
 
 
 def mark_around(folder: Path) -> Path | None:

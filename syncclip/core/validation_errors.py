@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from syncclip.core.text import counted, cut, did_you_mean
+from syncclip.core.text import counted, cut, did_you_mean, nearest
 
 Suggest = Callable[[str, Sequence[str]], str]
 """Function of an unknown key and the keys of its section, which returns a suggestion, or "" for no suggestion."""
@@ -35,11 +37,16 @@ _TYPES = {
     "float": "a number",
     "bool": "true or false",
     "string": "a string (quote it in YAML)",
-    "list": "a list, such as [1, 2]",
-    "tuple": "a list, such as [1, 2]",
+    "list": "a list",
+    "tuple": "a list",
     "dict": "a mapping of keys to values",
     "model": "a section with its own keys",
 }
+MOST_UNIONS = 10
+"""Maximum number of errors that are compared to find those of the same value."""
+MUST_BE = "; it must be "
+_BRANCH = re.compile(r"int|str|float|bool|(constrained|function|tagged)-.*|.*\[.*\]")
+"""Step in the location of a pydantic error that names a member of a union."""
 _LIMITS = {
     "greater_than_equal": ("ge", "at least"),
     "greater_than": ("gt", "more than"),
@@ -65,15 +72,28 @@ def explain(error: ValidationError, model: type[BaseModel], suggest: Suggest | N
         suggest: suggests keys of all sections for an unknown key; by default, only its own section is searched.
     """
     details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
-    first = details[0]
-    cause = first.get("ctx", {}).get("error")
-    key, reason = (cause.key, cause.reason) if isinstance(cause, KeyedError) else _message(dict(first), model, suggest)
-    others = len(details) - 1
-    return key, reason + (f" (and {counted(others, 'more error')})" if others else "")
+    reasons: dict[str, list[str]] = {}
+    for detail in details[:MOST_UNIONS]:
+        key, reason = _message(dict(detail), model, suggest)
+        reasons.setdefault(key, []).append(reason)
+    # If an item of a list is invalid, the list's alternatives, such as a single value, are irrelevant.
+    key = next(key for key in reasons if not any(other.startswith((f"{key}.", f"{key}[")) for other in reasons))
+    others = len(details) - sum(len(reasons[each]) for each in reasons if key.startswith(each))
+    return key, _joined(reasons[key]) + (f" (and {counted(others, 'more error')})" if others else "")
+
+
+def _joined(reasons: Sequence[str]) -> str:
+    """Join the errors of the types that a value may have: `… is not allowed; it must be 'auto', or a whole number`."""
+    parts = [reason.partition(MUST_BE) for reason in reasons]
+    allowed = list(dict.fromkeys(part[2] for part in parts if part[2]))
+    return parts[0][0] + MUST_BE + ", or ".join(allowed) if parts[0][2] else reasons[0]
 
 
 def _message(detail: dict[str, Any], model: type[BaseModel], suggest: Suggest | None) -> tuple[str, str]:
     """Return the key of a pydantic error, and a message that suggests a fix."""
+    cause = detail.get("ctx", {}).get("error")
+    if isinstance(cause, KeyedError):
+        return cause.key, cause.reason
     kind, shown, context = detail["type"], cut(repr(detail["input"])), detail.get("ctx", {})
     models, path = _walk(detail["loc"], model)
     if kind == "extra_forbidden":
@@ -86,9 +106,11 @@ def _message(detail: dict[str, Any], model: type[BaseModel], suggest: Suggest | 
         return (unknown if near else path), f"no such key; {near or did_you_mean(str(detail['loc'][-1]), keys)}"
     if kind in _LIMITS:
         name, words = _LIMITS[kind]
-        return path, f"{shown} is not allowed; it must be {words} {context[name]}"
+        return path, f"{shown} is not allowed{MUST_BE}{words} {context[name]}"
     if kind == "literal_error":
-        return path, f"{shown} is not allowed; it must be {context['expected']}"
+        close = get_close_matches(str(detail["input"]), re.findall("'(.*?)'", context["expected"]), 1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        return path, f"{shown} is not allowed{MUST_BE}{context['expected']}{hint}"
     if kind == "union_tag_invalid":
         tags = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
         return f"{path}.name", f"there is no {cut(context['tag'])!r}; {did_you_mean(str(context['tag']), tags)}"
@@ -107,8 +129,13 @@ def _message(detail: dict[str, Any], model: type[BaseModel], suggest: Suggest | 
         return path, f"{shown} is not allowed; use only letters, digits, '.', '_' and '-'"
     for prefix, words in _TYPES.items():
         if kind.startswith(f"{prefix}_"):
-            names = [f", such as '{path}.{name}'" for section in models for name in section.model_fields]
-            return path, f"{shown} is not allowed; it must be {words}{names[0] if prefix == 'model' and names else ''}"
+            if prefix == "model":
+                tag = nearest(str(detail["input"]), [tag for section in models for tag in _tags(section)])
+                names = [f"{path}.{name}" for section in models for name in section.model_fields]
+                words += f", such as {{name: {tag}}}" if tag else f", such as {names[0]!r}" if names else ""
+            elif prefix in ("list", "tuple"):
+                words += f", such as [{detail['input']}]" if isinstance(detail["input"], str | int) else ""
+            return path, f"{shown} is not allowed{MUST_BE}{words}"
     return path, f"{shown} is not allowed ({detail['msg']})"
 
 
@@ -123,7 +150,7 @@ def _walk(loc: Iterable[int | str], model: type[BaseModel]) -> tuple[list[type[B
             path += f".{step}"
         elif tagged := [model for model in models if step in (*_tags(model), model.__name__)]:
             models = tagged
-        elif step:
+        elif step and (models or not _BRANCH.fullmatch(step)):
             path += f".{step}"
     return models, path.removeprefix(".")
 

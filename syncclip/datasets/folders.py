@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from syncclip.core.manifest import MANIFEST
 from syncclip.core.settings import UserError
 from syncclip.core.text import few
 from syncclip.datasets.dataset import Split
@@ -33,8 +34,9 @@ def load_folder(path: Path, split_seed: int, skipped: SkippedFiles) -> tuple[lis
         (split, folder, images_in(folder, skipped)) for split, root in roots.items() for folder in folders_in(root)
     ]
     for root in {path, *roots.values()}:
-        for file in sorted(entry.path for entry in os.scandir(root) if entry.is_file() and entry.name[0] != "."):
-            skipped.add(OUTSIDE if has_image_extension(file) else extension(file), file)
+        for file in sorted(entry.path for entry in os.scandir(root) if entry.is_file()):
+            if not Path(file).name.startswith((".", MANIFEST)):
+                skipped.add(OUTSIDE if has_image_extension(file) else extension(file), file)
     classes = sorted({folder.name for _, folder, _ in contents})
     if not classes:
         raise UserError(f"{path}: no class folders; use one subfolder per class, or a table of paths and labels.")

@@ -92,7 +92,13 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
     elif root is None and name.partition("/")[0] in SHIPPED:
         raise UserError(f"unknown bundled dataset {name!r}; {_alternatives(name.partition('/')[0])}")
     elif name not in DATASETS:
-        dataset, custom = _custom(settings, url), True
+        try:
+            dataset, custom = _custom(settings, url), True
+        except UserError as error:
+            if settings.classnames or (kind := storage.kind_of(url)) is None or kind[0] == "an export":
+                raise
+            fix = "use its dataset of real images instead" + (", or set dataset.classnames" if "set" in kind[0] else "")
+            raise UserError(f"{url} is {kind[0]}, not a dataset of labelled images; {fix}.") from error
     elif storage.is_local(str(root)):
         dataset = load_layout(DATASETS[name], storage.local_path(str(root)))
     else:
@@ -115,8 +121,13 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
 def _alternatives(suite: str) -> str:
     """Return the fragment of an error message that lists the datasets of a shipped suite."""
     folder = embedded.FOLDER / SHIPPED[suite]
-    names = [f"{suite}/{child.name}" for child in folders_in(folder)] if folder.is_dir() else []
-    return f"available: {', '.join(names)}" if names else f"{folder} is missing; reinstall syncclip"
+    return f"available: {', '.join(names)}" if (names := bundled(suite)) else f"{folder} is missing; reinstall syncclip"
+
+
+def bundled(suite: str) -> list[str]:
+    """Return the names of the datasets of a shipped suite."""
+    folder = embedded.FOLDER / SHIPPED[suite]
+    return [f"{suite}/{child.name}" for child in folders_in(folder)] if folder.is_dir() else []
 
 
 def is_dataset_name(name: str) -> bool:

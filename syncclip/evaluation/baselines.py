@@ -12,6 +12,9 @@ from syncclip.evaluation.metrics import HARMONIC, METRIC_HEADINGS, METRICS, harm
 BASELINES = "baselines"
 """Entry in `results.json`: {"zero_shot": scores, "chance": scores}, with scores as in `results`, in per cent."""
 
+HELP = "https://syncclip.github.io/syncclip/docs/low-accuracy.html"
+"""Page about low accuracy."""
+
 BASELINE_NAMES = {"zero_shot": "zero-shot CLIP", "chance": "chance"}
 
 
@@ -67,10 +70,10 @@ def baseline_warnings(
     heading, warnings = METRIC_HEADINGS[key], []
     if low:
         text = f"{heading} is not above {BASELINE_NAMES[best]} ({levels[best]:.1f} %)"
-        warnings.append(f"{text} for {', '.join(low)}; see docs/low-accuracy.md")
+        warnings.append(f"{text} for {', '.join(low)}; see {HELP}")
     if levels.get("zero_shot", np.inf) < 2 * levels["chance"]:
         warnings.append(
             f"CLIP hardly recognises these classes: {heading} of zero-shot CLIP is {levels['zero_shot']:.1f} %, of "
-            f"chance {levels['chance']:.1f} %; see docs/low-accuracy.md"
+            f"chance {levels['chance']:.1f} %; see {HELP}"
         )
     return warnings

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BeforeValidator
+
+from syncclip.core.text import MISSING
 
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 """Float read from JSON, in which null represents NaN."""
@@ -24,6 +27,14 @@ METRIC_HEADINGS = {
     "ece": "ECE",
 }
 """Maps metrics in `results.json` (in per cent) to table headings; "(all)" marks all classes as candidates."""
+MEANINGS = {
+    "HM": "harmonic mean of base and novel accuracy",
+    "(all)": "all classes are candidates, not only those of the same split",
+    "OpenworldAUC": "share of base-novel image pairs that are classified and ranked correctly",
+    "ECE": "expected calibration error, lower is better",
+    MISSING: "not measured or not applicable",
+}
+"""Maps terms in table headings, and the content of empty cells, to their meanings."""
 METRICS = tuple(key for key in METRIC_HEADINGS if key != "ece")
 """Within-split and all-classes accuracies, their harmonic means, and OpenworldAUC."""
 HARMONIC = {"hm": ("base", "novel"), "all_classes_hm": ("all_classes_base", "all_classes_novel")}
@@ -31,6 +42,12 @@ HARMONIC = {"hm": ("base", "novel"), "all_classes_hm": ("all_classes_base", "all
 
 
 Floats = npt.NDArray[np.float64]
+
+
+def legend(texts: Iterable[str], separator: str = "\n") -> str:
+    """Explain the terms in the headings and cells of a table."""
+    text = " ".join(texts)
+    return separator.join(f"{term}: {meaning}" for term, meaning in MEANINGS.items() if term in text)
 
 
 def harmonic_mean(first: Floats | float, second: Floats | float) -> Floats:

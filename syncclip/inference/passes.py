@@ -176,7 +176,9 @@ class ShardJob:
         self.verify()
         if todo := self.remaining():
             check_capacity(pool, self.threads, "--actors", "--num-gpus", "--label")
-            with Progress(len(self.tars), "shards", label, done=len(self.tars) - len(todo)) as line, ray_session():
+            done = len(self.tars) - len(todo)
+            with Progress(len(self.tars), "shards", label, done=done, phase="starting Ray") as line, ray_session():
+                line.begin("loading CLIP weights")
                 images = 0
                 for report in run_job(
                     self, todo, worker, pool, self.threads, folder=self.out, lock_token=self.lock_token

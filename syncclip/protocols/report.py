@@ -9,12 +9,12 @@ import pandas as pd
 
 from syncclip import storage
 from syncclip.core import text
+from syncclip.core.text import MISSING
 from syncclip.protocols.protocols import AVERAGE, WITHIN_SPLIT, Protocol, published
 from syncclip.protocols.scores import ResultLine, Scores, summarise
 from syncclip.reports.page import render as render_page
 from syncclip.studies.summary import TextTable
 
-MISSING = "–"
 SCRIPTS = ("core.js", "save.js", "protocol.js", "page.js")
 GROWING = {"shots": "real images per class", "images_per_class": "synthetic images per class"}
 """Attributes of `ResultLine` for the curves' horizontal axis, with the axis labels."""

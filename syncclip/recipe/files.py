@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from syncclip import storage
 from syncclip.core.formats import DEEPEST, MOST_NODES, parse_yaml, readable
 from syncclip.core.settings import UserError
-from syncclip.core.text import cut, did_you_mean, first_line
+from syncclip.core.text import cut, first_line
 from syncclip.core.trust import mark_around, mark_untrusted, names_in, texts_in, trust
 
 _NAME = re.compile(r"[\w.\[\]-]+")
@@ -168,13 +169,14 @@ def _find(source: str) -> tuple[str, str]:
     exists = source not in names and storage.exists(source)
     if name in names and not exists:
         return str(SHIPPED / f"{name}.yaml"), f"{name}.yaml"
-    remedy = f"use a YAML file or a shipped recipe ({', '.join(names)})"
+    near = get_close_matches(name, names, 2, 0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}? Otherwise " if near else ""
+    remedy = f"{hint}use a YAML file, or a recipe that `syncclip recipe ls` lists"
     if not exists:
-        if re.fullmatch(r"[\w-]+", source):
-            raise UserError(f"unknown recipe {source!r}; {did_you_mean(source, names)} Otherwise {remedy}")
-        raise UserError(f"{source}: no such file; {remedy}")
+        problem = f"unknown recipe {source!r}" if re.fullmatch(r"[\w-]+", source) else f"{source}: no such file"
+        raise UserError(f"{problem}; {remedy}")
     if storage.is_local(source) and storage.local_path(source).is_dir():
-        raise UserError(f"{source} is a folder; {remedy}")
+        raise storage.wrong_folder(source, "a recipe", f"the path is a folder; {remedy}")
     return source, source.rstrip("/").rpartition("/")[2]
 
 

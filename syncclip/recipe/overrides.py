@@ -38,7 +38,9 @@ def split_overrides(overrides: Sequence[str], model: type[BaseModel]) -> dict[st
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
-            raise UserError(f"{COMMAND_LINE}: invalid override {cut(override)!r}; expected section.key=value")
+            raise UserError(
+                f"{COMMAND_LINE}: invalid override {cut(override)!r}; expected section.key=value without spaces"
+            )
         values[key] = _parsed(key, text, types_of(key, model))
     trust(*names_in(values))
     return values

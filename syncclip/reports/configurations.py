@@ -151,6 +151,12 @@ class Numbers:
     differences: list[Difference] = field(default_factory=list)
     level: str = "95\u00a0%"
 
+    @property
+    def several_seeds(self) -> bool:
+        """Whether any mean score has a standard error."""
+        series = [points for metrics in self.points.values() for points in metrics.values()]
+        return any(point.se is not None for points in series for point in points)
+
 
 def gather_numbers(inputs: Inputs) -> Numbers:
     """Collect configurations, mean scores and paired differences of a study, or the scores of a run.

@@ -16,7 +16,7 @@ from syncclip import storage
 from syncclip.core import text
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted, coverage, signed
-from syncclip.evaluation.metrics import METRIC_HEADINGS
+from syncclip.evaluation.metrics import METRIC_HEADINGS, legend
 from syncclip.reports.configurations import ReportConfiguration, describe_configurations
 from syncclip.reports.verdict import NovelClasses, Verdict, conclusion
 from syncclip.studies import gain_map, outputs
@@ -302,6 +302,7 @@ def page_words(study: GainMap, verdict: Verdict, metric: str) -> dict[str, Any]:
         "verdict": verdict,
         "eyebrow": " · ".join(parts),
         "level": level,
+        "terms": legend([METRIC_HEADINGS[metric], text.MISSING], "; "),
         "sections": [("gains", "Map"), ("knowledge", "Name knowledge"), ("cells", "Gains"), ("trends", "Trends")],
         "tables": [
             ("knowledge", "Name knowledge", knowledge_table(study)),
@@ -374,7 +375,8 @@ def terminal_table(study: GainMap, verdict: Verdict, metric: str) -> Table:
         averaged = rows["images per class"].str.startswith(MEAN)
         rows = rows[averaged | ~averaged.groupby([rows["method"], rows["over"]]).transform("any")]
     title = f"{verdict.headline} {METRIC_HEADINGS[metric]}, points ({coverage(study.summary.confidence_level)} CI)"
-    return text.table(title, list(rows.columns), rows.to_numpy().tolist())
+    caption = legend([METRIC_HEADINGS[metric], text.MISSING])
+    return text.table(title, list(rows.columns), rows.to_numpy().tolist(), caption)
 
 
 def _and(values: Iterable[float]) -> str:

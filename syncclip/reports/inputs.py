@@ -115,8 +115,8 @@ def read_inputs(url: str) -> Inputs:
         names = set(storage.listdir(url))
     kind = next((kind for kind, sign in SIGNS.items() if sign in names), None)
     if kind is None:
-        reason = f"the folder has no {', '.join(SIGNS.values())}" if storage.exists(url) else "the folder doesn't exist"
-        raise UserError(f"cannot report on {url}: {reason}; pass the folder of a study, run or synthetic dataset")
+        fix = f"it has no {', '.join(SIGNS.values())}; pass the folder of a study, run or synthetic dataset"
+        raise storage.wrong_folder(url, "a finished study, run or synthetic dataset", fix)
     inputs = Inputs(url, kind)
 
     owner = storage.read_owner(storage.join(url, ROOTS[kind])) if ROOTS[kind] in names else None

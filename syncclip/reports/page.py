@@ -16,8 +16,9 @@ from markupsafe import Markup
 from rich.table import Table
 
 from syncclip import storage
-from syncclip.core.text import counted, printable
+from syncclip.core.text import MISSING, counted, printable
 from syncclip.datasets.loading import SHIPPED
+from syncclip.evaluation.metrics import legend
 from syncclip.reports.configurations import Numbers, gather_numbers
 from syncclip.reports.figures import nearer, payload
 from syncclip.reports.images import image_strips, reject_strips
@@ -155,6 +156,7 @@ def render_page(inputs: Inputs, numbers: Numbers, verdict: Verdict) -> str:
         "methods": bool(numbers.points or numbers.differences),
         "datasets": datasets is not None,
         "bars": bool(numbers.points),
+        "several": numbers.several_seeds,
         "differences": bool(numbers.differences),
         "classes": values["classes"] is not None,
         "images": images is not None,
@@ -185,6 +187,7 @@ def render_page(inputs: Inputs, numbers: Numbers, verdict: Verdict) -> str:
         quality=quality,
         rejects=rejects,
         runs=runs,
+        terms=legend([*runs.columns, MISSING], "; "),
         datasets=datasets,
         recipe=inputs.recipe_text,
         plan=json.dumps(inputs.plan, indent=2, ensure_ascii=False) if inputs.plan else "",

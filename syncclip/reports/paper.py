@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from contextlib import suppress
 from importlib import resources
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from syncclip.core.text import did_you_mean, install_command
 from syncclip.evaluation.metrics import METRIC_HEADINGS
 from syncclip.reports.configurations import ReportConfiguration, describe_configurations
 from syncclip.reports.page import MEASURES
+from syncclip.storage.exports import exporting, read_manifest
 from syncclip.studies.results import results
 
 if TYPE_CHECKING:
@@ -91,19 +93,23 @@ def latex_table(frame: pd.DataFrame) -> str:
     labels = {each.id: re.sub(r"([&%$#_{}])", r"\\\1", each.short) for each in _configurations(frame)}
     errors = frame["standard_error"].map(lambda error: "" if pd.isna(error) else rf" \pm {error:.1f}")
     frame = frame.assign(cell="$" + frame["mean"].map("{:.1f}".format) + errors + "$")
-    lines = [["Method", "$n$", *(METRIC_HEADINGS[metric] for metric in COLUMNS)]]
+    synthetic = frame["images_per_class"].notna().any()
+    lines = [["Method", *(["$n$"] if synthetic else ()), *(METRIC_HEADINGS[metric] for metric in COLUMNS)]]
     groups: Any = frame.groupby(["configuration", "images_per_class"], sort=False, dropna=False)
     for (configuration, n), rows in groups:
         cells = rows.set_index("metric")["cell"][list(COLUMNS)]
-        lines.append([labels[configuration], "" if pd.isna(n) else str(n), *cells])
+        lines.append([labels[configuration], *([("" if pd.isna(n) else str(n))] if synthetic else ()), *cells])
     head, *body = [" & ".join(line) + r" \\" for line in lines]
-    caption = f"% booktabs; accuracy on {frame['split'].iloc[0]} images in per cent, n synthetic images per class"
-    begin, end = rf"\begin{{tabular}}{{@{{}}lr{'r' * len(COLUMNS)}@{{}}}}", r"\end{tabular}"
+    n_text = ", n synthetic images per class" if synthetic else ""
+    caption = f"% booktabs; accuracy on {frame['split'].iloc[0]} images in per cent{n_text}"
+    begin, end = rf"\begin{{tabular}}{{@{{}}l{'r' * (len(lines[0]) - 1)}@{{}}}}", r"\end{tabular}"
     return "\n".join([caption, begin, r"\toprule", head, r"\midrule", *body, r"\bottomrule", end, ""])
 
 
 def write_paper(folder: str, figures: str | None, latex: bool) -> list[str]:
     """Write files for papers to the subfolder `paper` of a study or training, and return their paths or URLs.
+
+    The subfolder is an export: its manifest contains the checksums of these and of previously written files.
 
     The files are `results.csv`, `results.tex` if `latex` is set, and a scaling curve per metric in the format
     `figures` (`pdf` or `svg`) unless it is None.
@@ -118,6 +124,12 @@ def write_paper(folder: str, figures: str | None, latex: bool) -> list[str]:
             pyplot.savefig(buffer := io.BytesIO(), format=figures, metadata=NO_DATE.get(str(figures)))
             pyplot.close()
         files[f"curve_{metric}.{figures}"] = buffer.getvalue()
-    for name, data in files.items():
-        storage.write_bytes(storage.join(folder, FOLDER, name), data)
-    return [storage.join(folder, FOLDER, name) for name in files]
+    url = storage.join(folder, FOLDER)
+    with exporting(url, FOLDER, {}, "report") as export:
+        with suppress(UserError):  # an interrupted call left an unfinished manifest
+            for name, file in getattr(read_manifest(url), "files", {}).items():
+                export.record(name, *file)
+        export.begin()
+        for name, data in files.items():
+            export.write(name, data)
+    return [storage.join(url, name) for name in files]

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from syncclip.core import text
-from syncclip.evaluation.metrics import METRIC_HEADINGS
+from syncclip.evaluation.metrics import METRIC_HEADINGS, legend
 
 TITLE = "Hyperparameters selected on validation images"
 
@@ -65,7 +65,7 @@ def terminal_table(record: Mapping[str, Any]) -> Table:
         for name, best in record["configurations"].items()
     ]
     headings = ["configuration", "tried", "selected", f"{METRIC_HEADINGS[record['metric']]}, %"]
-    return text.table(TITLE, headings, rows)
+    return text.table(TITLE, headings, rows, legend(headings))
 
 
 def _settings(values: Mapping[str, Any], separator: str = ", ") -> str:

@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from syncclip import storage
-from syncclip.core.text import counted, printable, thousands
-from syncclip.evaluation.metrics import METRIC_HEADINGS
+from syncclip.core.text import MISSING, counted, printable, thousands
+from syncclip.evaluation.metrics import METRIC_HEADINGS, legend
 from syncclip.reports.configurations import Numbers, ReportConfiguration
 from syncclip.reports.inputs import Inputs
 
@@ -140,20 +140,20 @@ def runs_table(table: pd.DataFrame, configurations: Sequence[ReportConfiguration
     ordered = table.assign(order=table["configuration"].map(order)).sort_values(
         ["order", "amount", "seed"], kind="stable"
     )
-    rows = []
+    synthetic, rows = ordered["amount"].any(), []
     for row in ordered.to_dict("records"):
         label, amount, seed = configurations[row["order"]].label, row["amount"], row["seed"]
         cells = [
             TableCell(label, label, words=True),
-            TableCell(str(amount) if amount else "–", amount),
-            TableCell("–", -1) if pd.isna(seed) else TableCell(f"{seed:.0f}", int(seed)),
+            *([TableCell(str(amount) if amount else MISSING, amount)] if synthetic else ()),
+            TableCell(MISSING, -1) if pd.isna(seed) else TableCell(f"{seed:.0f}", int(seed)),
         ]
         rows.append([*cells, *(_percent_cell(row[key]) for key in shown)])
-    return PageTable(["method", "per class", "seed", *(_COLUMNS[key] for key in shown)], rows)
+    return PageTable(["method", *(["per class"] if synthetic else ()), "seed", *(_COLUMNS[key] for key in shown)], rows)
 
 
 def _percent_cell(value: float) -> TableCell:
-    return TableCell("", "") if pd.isna(value) else TableCell(f"{value:.1f}", f"{value:.6g}")
+    return TableCell(MISSING, "") if pd.isna(value) else TableCell(f"{value:.1f}", f"{value:.6g}")
 
 
 def datasets_table(table: pd.DataFrame, inputs: Inputs, numbers: Numbers) -> PageTable | None:
@@ -209,7 +209,7 @@ def quality_table(inputs: Inputs) -> PageTable | None:
     rows = []
     for row in sorted(quality.classes, key=lambda row: (101 if row.accuracy is None else row.accuracy, row.name)):
         cells = [
-            TableCell("", "") if value is None else TableCell(f"{value:.{digits}f}", value)
+            TableCell(MISSING, "") if value is None else TableCell(f"{value:.{digits}f}", value)
             for value, digits in ((row.accuracy, 0), (row.similarity, 2), (row.shift, 2))
         ]
         rows.append([TableCell(row.name, row.name, words=True), TableCell(str(row.images), row.images), *cells])
@@ -234,43 +234,45 @@ def terminal_table(inputs: Inputs, numbers: Numbers, headline: str = "") -> Tabl
     table = Table(
         title=printable(headline) or None,
         title_justify="left",
-        caption=_caption(numbers),
         caption_justify="left",
         box=_NARROW,
         show_edge=False,
         padding=(0, 0),
     )
     table.add_column("", no_wrap=True)
-    table.add_column("per\nclass", justify="right", no_wrap=True)
+    amounts = {name: max((series[-1].n for series in scores.values()), default=0) for name, scores in points.items()}
+    if any(amounts.values()):
+        table.add_column("per\nclass", justify="right", no_wrap=True)
     for metric in shown:
         heading = METRIC_HEADINGS[metric].replace(" ", "\n")
         table.add_column(heading, justify="right", no_wrap=True, vertical="bottom")
+    texts = [METRIC_HEADINGS[metric] for metric in shown]
     for configuration in numbers.configurations:
         scores = points.get(configuration.id, {})
-        amount = max((series[-1].n for series in scores.values()), default=0)
-        cells: list[Text] = []
+        cells = [Text(str(amounts.get(configuration.id) or MISSING))] if any(amounts.values()) else []
         for metric in shown:
             point = scores[metric][-1] if metric in scores else None
             error = "" if point is None or point.se is None else f"±{point.se:.1f}"
             style = "green" if point is not None and point.mean == best[metric] else ""
-            cells.append(Text("" if point is None else f"{point.mean:.1f}{error}", style))
+            cells.append(Text(MISSING if point is None else f"{point.mean:.1f}{error}", style))
         table.add_row(
             printable(configuration.short),
-            str(amount) if amount else "–",
             *cells,
             style="bold" if configuration == numbers.reference else "",
         )
+        texts += map(str, cells)
+    table.caption = "\n".join([*_caption(numbers), legend(texts)])
     return table
 
 
-def _caption(numbers: Numbers) -> str:
-    lines = ["scores in per cent; mean ± standard error over seeds"]
+def _caption(numbers: Numbers) -> list[str]:
+    lines = ["scores in per cent" + ("; mean ± standard error over seeds" if numbers.several_seeds else "")]
     for metric in ("hm", "all_classes_hm"):
         for pair in numbers.differences:
             if pair.metric == metric and pair.configuration == numbers.reference != pair.baseline:
                 caution = f"; {pair.caution}" if pair.caution else ""
                 average = f", mean over {pair.images} per class" if pair.averaged_over else ""
                 sides = f"{pair.configuration.short} over {pair.baseline.short}"
-                gain = f"{sides} {pair.size} ({pair.interval}{average}{caution})"
+                gain = f"{sides} {pair.size} ({numbers.level} CI {pair.interval}{average}{caution})"
                 lines.append(f"{METRIC_HEADINGS[metric]}: {gain}")
-    return "\n".join(lines)
+    return lines

@@ -50,7 +50,8 @@ def synthetic_part(recipe: Recipe, url: str, sets: SetCache) -> tuple[int, str]:
     """
     plan = sets.plan(url)
     if plan is None:
-        raise UserError(f"{url}: no synthetic dataset found; run `syncclip synth {recipe.argument} --out {url}`")
+        fix = f"no synthetic dataset found; run `syncclip synth {recipe.argument} --out {url}`"
+        raise storage.wrong_folder(url, "a synthetic dataset", fix)
     _require_same(plan.classnames, sets.classnames(recipe.dataset), url, recipe)
     count = recipe.training.images_per_class or plan.images_per_class
     command = f"`syncclip synth {recipe.argument} --out {url} synthesis.images_per_class={count}`"

@@ -8,13 +8,14 @@ from typing import Any
 from syncclip import storage
 from syncclip.clip.backbone import EMBEDDED
 from syncclip.core.settings import UserError
+from syncclip.core.trust import remember
 from syncclip.datasets import load_dataset
 from syncclip.datasets.loading import is_dataset_name
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.runs.data import SetCache, synthetic_part, teacher_part
 from syncclip.storage.hub import NAME, PREFIX, download, pinned
 from syncclip.storage.urls import absolute, home_path
-from syncclip.training.run_folder import PROMPTS, RECIPE, RunFolder
+from syncclip.training.run_folder import PROMPTS, RECIPE, RECORD, RunFolder
 
 
 def finished_run(run: str, overrides: Sequence[str] = ()) -> tuple[Recipe, RunFolder]:
@@ -22,11 +23,14 @@ def finished_run(run: str, overrides: Sequence[str] = ()) -> tuple[Recipe, RunFo
     if run.startswith(PREFIX):
         raise UserError(f"{run}: this command requires a local run; download it with `hf download`")
     hint = f"; for a run on the Hugging Face Hub, use {PREFIX}{run}" if NAME.fullmatch(run) else ""
-    run = absolute(run)
+    given, run = run, absolute(run)
     recipe = storage.join(run, RECIPE)
     if not storage.exists(recipe) or not storage.exists(storage.join(run, PROMPTS)):
-        state = "the run is not finished" if storage.exists(recipe) else "no run found"
-        raise UserError(f"{run}: {state}; train one with `syncclip train RECIPE --out {run}`{hint}")
+        if storage.exists(storage.join(run, RECORD)):
+            raise UserError(f"{given}: the run is not finished; resume it with `syncclip train RECIPE --out {given}`")
+        raise storage.wrong_folder(
+            given, "a run", f"no run found; train one with `syncclip train RECIPE --out {given}`{hint}"
+        )
     record = RunFolder(run, "", "").record()
     if record is None:
         raise UserError(f"{run}: run.json is missing; copy the run again, or train it again in a different folder")
@@ -103,6 +107,7 @@ def resolve_run(recipe: Recipe, out: str | None = None, sets: SetCache | None = 
     else:
         recipe = recipe.with_values({"training.teacher": None})
     training = recipe.training
+    remember(training.method)
     method = training.method.rpartition(":")[2]  # without the module, because ':' is special in paths and URLs
     parts = [method, training.data, training.images_per_class, f"seed{training.seed}"]
     name = "-".join(str(part) for part in parts if part is not None)

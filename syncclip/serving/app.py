@@ -365,10 +365,14 @@ class Replica:
 
     Args:
         top: number of classes to return per image, unless a request sets `top`.
+        neighbours: whether to return training images to requests that set `neighbours`.
     """
 
-    def __init__(self, model: Model, top: int = 5) -> None:
+    def __init__(self, model: Model, top: int = 5, neighbours: bool = False) -> None:
+        from syncclip.serving.neighbours import Neighbours  # imports torch
+
         self._model, self._top = model, top
+        self._neighbours = Neighbours(model) if neighbours else None
         self._small, self._large = (ThreadPoolExecutor(count, "decode") for count in (DECODERS - 1, 1))
         self._decoders = threading.local()
         self._batches = Batches(self._compute)
@@ -396,18 +400,24 @@ class Replica:
         return JSONResponse(description)
 
     async def classify(self, request: Request) -> Response:
-        """Return the most probable classes for the image in the body, or for each image file in a form."""
-        top = request.query_params.get("top", str(self._top))
-        if not re.fullmatch("[0-9]{1,4}", top) or int(top) < 1:
-            raise UserError(f"top: {cut(top)!r} is not an integer between 1 and 9999; use e.g. ?top=3")
+        """Return the most probable classes for the image in the body, or for each image file in a form.
+
+        If the request sets `neighbours`, also return this many of the nearest training images of the most probable
+        class, or an empty list if none are available.
+        """
+        top, count = _integer(request, "top", self._top), _integer(request, "neighbours", 0)
         content_type, body = request.headers.get("content-type", ""), await request.body()
         pool = self._small if len(body) <= SMALL_BYTES else self._large
         images = await asyncio.get_running_loop().run_in_executor(pool, self._pixels, content_type, body)
         rows = np.stack(await asyncio.gather(*map(self._batches, images)))
-        predictions = [
+        predictions: list[dict[str, Any]] = [
             {"labels": [{"class": label.name, "probability": label.probability} for label in labels]}
-            for labels in self._model.labels(rows, int(top))
+            for labels in self._model.labels(rows, top)
         ]
+        if count:
+            for prediction, pixels, label in zip(predictions, images, rows.argmax(axis=1).tolist(), strict=True):
+                nearest = self._neighbours and self._neighbours.nearest
+                prediction["neighbours"] = await asyncio.to_thread(nearest, pixels, label, count) if nearest else []
         return JSONResponse(predictions[0] if len(predictions) == 1 else {"predictions": predictions})
 
     def _pixels(self, content_type: str, body: bytes) -> list[Tensor]:
@@ -421,6 +431,14 @@ class Replica:
 
         self._sizes.observe(len(pixels))
         return self._model.batch_probabilities(torch.stack(pixels))
+
+
+def _integer(request: Request, name: str, default: int) -> int:
+    """Return a positive integer from the query, or the default."""
+    value = request.query_params.get(name)
+    if value is not None and (not re.fullmatch("[0-9]{1,4}", value) or int(value) < 1):
+        raise UserError(f"{name}: {cut(value)!r} is not an integer between 1 and 9999; use e.g. ?{name}=3")
+    return default if value is None else int(value)
 
 
 async def _handle_error(_: Request, error: Exception) -> Response:

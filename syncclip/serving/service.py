@@ -63,6 +63,8 @@ class ServiceSettings(Settings):
     """Tag or path of the CLIP weights, as in `backbone.pretrained`; default: the weights used in training."""
     top: int = Field(5, ge=1)
     """Number of most probable classes to return per image, unless a request sets `top`."""
+    neighbours: bool = False
+    """Whether clients may request the nearest training images of the run's real and synthetic datasets."""
     replicas: int = Field(1, ge=1)
     """Number of replicas, each with its own model."""
     num_cpus: float = Field(1, gt=0)
@@ -135,7 +137,7 @@ def application(settings: ServiceSettings, starts: int = MAX_STARTS) -> Applicat
         session.enter()
         device = "auto" if settings.num_gpus else "cpu"
         model = load(settings.run, settings.backbone, settings.pretrained, device)
-        return Replica(model, settings.top).app()
+        return Replica(model, settings.top, settings.neighbours).app()
 
     deployment = serve.deployment(
         name="classifier",

@@ -131,7 +131,9 @@ def read_samples(url: str, corruption: Corruption) -> tuple[dict[int, Shard], Sa
     """
     shards = shards_by_markers(url)
     if not shards:
-        raise UserError(f"{url}: no committed shard found; generate the dataset first, or check the path")
+        raise storage.wrong_folder(
+            url, "a dataset", "no committed shard found; generate the dataset first, or check the path"
+        )
     images, size = max(shard.images for shard in shards.values()), max(shard.bytes for shard in shards.values())
     largest = {"shard": max(shards), "place": images, "offset": size, "size": size}
     total = sum(shard.images for shard in shards.values())

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from syncclip.storage.permissions import make_private, open_private
+from syncclip.core.permissions import make_private, open_private
 
 STRIPES = 64
 """Number of lock files; files that share a lock are copied sequentially."""

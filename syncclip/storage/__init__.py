@@ -44,6 +44,7 @@ from syncclip.storage.files import (
     sizes,
     write_bytes,
 )
+from syncclip.storage.kinds import kind_of, wrong_folder
 from syncclip.storage.locks import LostLockError, lock
 from syncclip.storage.retries import MissingError, UnreachableError
 from syncclip.storage.urls import StorageSettings, configure, is_local, join, local_path
@@ -64,6 +65,7 @@ __all__ = [
     "identity",
     "is_local",
     "join",
+    "kind_of",
     "listdir",
     "local_path",
     "lock",
@@ -87,4 +89,5 @@ __all__ = [
     "write_document",
     "write_table",
     "write_with_checksum",
+    "wrong_folder",
 ]

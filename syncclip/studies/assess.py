@@ -221,9 +221,8 @@ def _similar(dataset: Dataset, texts: Floats) -> tuple[ClassPair, ...]:
 
 def _confused(dataset: Dataset, knowledge: NameKnowledge) -> tuple[ClassPair, ...]:
     names = dataset.classnames
-    return tuple(
-        ClassPair((names[pair.labels[0]], names[pair.labels[1]]), pair.share) for pair in knowledge.confused[:PAIRS]
-    )
+    pairs = sorted(knowledge.confused[:PAIRS], key=lambda pair: -pair.share)
+    return tuple(ClassPair((names[pair.labels[0]], names[pair.labels[1]]), pair.share) for pair in pairs)
 
 
 def _pilot(recipe: Recipe, url: str | None) -> Pilot | None:

@@ -246,10 +246,12 @@ def run_cells(
         return list(runs), StudyStatus.begin(cells=len(runs), done=done)
     outcomes: dict[str, CellRun] = {}
     names = _unique_names(runs)
-    with Progress(len(runs), "runs", label, done=done) as progress, ray_session(), ExitStack() as stack:
+    line = Progress(len(runs), "runs", label, done=done, phase="starting Ray")
+    with line as progress, ray_session(), ExitStack() as stack:
         slots = _slots(settings, waiting[0].recipe.training.label_selector, first=True)
         status = StudyStatus.begin(cells=len(runs), done=done)  # created here so that wall time excludes Ray's startup
         status.give([], slots)
+        progress.begin("training the first runs")
         if out is not None:
             stack.enter_context(keep_status_file(storage.join(out, PROGRESS), status, owner))
         stop = stack.enter_context(stop_key())

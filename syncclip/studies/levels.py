@@ -17,7 +17,7 @@ from syncclip import jobs, storage
 from syncclip.clip.backbone import EMBEDDED, SCHEMAS
 from syncclip.core.settings import UserError
 from syncclip.core.text import coverage, markdown_grid, signed
-from syncclip.evaluation.metrics import METRIC_HEADINGS
+from syncclip.evaluation.metrics import METRIC_HEADINGS, legend
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.runs import resolve
 from syncclip.runs.build import ModelCache
@@ -291,7 +291,7 @@ def markdown(name: str, summary: MapSummary, cells: list[MapCell]) -> str:
         f"Gains over the baseline, points; {coverage(summary.confidence_level)} intervals over seeds and classes.",
         markdown_grid(headings, grid),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, f"{legend(parts, '; ')}."]) + "\n"
 
 
 def recompute(url: str) -> Recomputed:

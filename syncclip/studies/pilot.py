@@ -85,11 +85,9 @@ def read_pilot(url: str, recipe: Recipe | None = None) -> Pilot:
     """
     url = absolute(url)
     path = storage.join(url, outputs.STATE)
-    if not storage.exists(path):
-        raise UserError(f"{url}: no study found; run a pilot with `{pilot_command('RECIPE')}`")
+    of_pilot = recipe_of_pilot(url)
     owner, state = storage.read_owner(path), outputs.read_json(path)
     outputs.check_finished(url, state)
-    of_pilot = recipe_of_pilot(url)
     if recipe is not None:
         _require_same(url, recipe, of_pilot)
     split = str(state["split"])
@@ -195,6 +193,8 @@ def has_validation(recipe: Recipe) -> bool:
 
 def recipe_of_pilot(url: str) -> Recipe:
     """Return the recipe of a study; raise a `UserError` if there is none."""
+    if not storage.exists(storage.join(url, outputs.STATE)):
+        raise storage.wrong_folder(url, "a study", f"no study found; run a pilot with `{pilot_command('RECIPE')}`")
     return Recipe.load(storage.join(absolute(url), outputs.RECIPE), own=False)
 
 

@@ -120,7 +120,9 @@ def read_study(url: str) -> tuple[Recipe, Evidence, str]:
     Raises:
         UserError: a file is missing or corrupt.
     """
-    owner = storage.read_owner(storage.join(url, outputs.STATE))
+    if not storage.exists(state := storage.join(url, outputs.STATE)):
+        raise storage.wrong_folder(url, "a study", f"cannot read {outputs.STATE}: not found; use the folder of a study")
+    owner = storage.read_owner(state)
     storage.read_verified(storage.join(url, outputs.RECIPE), owner)
     recipe = Recipe.load(storage.join(url, outputs.RECIPE), own=False)
     return recipe, read(url, recipe.study.evaluated, owner), owner

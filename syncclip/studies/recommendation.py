@@ -51,11 +51,23 @@ def recommend(folder: str, accuracy: float, metric: str = METRIC, configuration:
     """Invert the scaling curve of a finished study, without extrapolation beyond the measured numbers of images.
 
     Args:
+        folder: path or URL of the study.
         accuracy: target in per cent.
+        metric: key of the metric.
         configuration: name of the configuration; default: the study's reference configuration.
+
+    Returns:
+        The answer: `needed` is the number of images per class with its confidence interval, or None if the study does
+        not determine it; `reason` and `pilot` then contain the cause and the numbers of images of a study that would.
 
     Raises:
         UserError: there is no finished study, or it has no scaling curve of the configuration and metric.
+
+    Examples:
+        >>> from syncclip import recommend
+        >>> answer = recommend("runs/study", accuracy=60, metric="novel")
+        >>> list(answer.measured), answer.needed
+        ([1, 2], None)
     """
     source = read_source(folder, finished=True)
     if source.kind != "study":
@@ -66,9 +78,9 @@ def recommend(folder: str, accuracy: float, metric: str = METRIC, configuration:
     curves = analysis.series(replace(evidence, configurations=used), recipe.study)
     if name not in curves:
         names = [each.name for each in evidence.configurations if each.synthetic]
-        raise UserError(f"--configuration: the study has no scaling curve of {name!r}; {did_you_mean(name, names)}")
+        raise UserError(f"the study has no scaling curve of {name!r}; {did_you_mean(name, names)}")
     if metric not in curves[name]:
-        raise UserError(f"--metric: the study does not measure {metric!r}; {did_you_mean(metric, curves[name])}")
+        raise UserError(f"the study does not measure {metric!r}; {did_you_mean(metric, curves[name])}")
     series = curves[name][metric]
     curve, largest, needed = fit_curve(series, level), series.amounts[-1], None
     reason = curve.reason or TRENDS.get(curve.verdict, curve.verdict)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +14,8 @@ from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.evaluation.metrics import METRICS
 from syncclip.evaluation.predict import RESULTS, read_results
-from syncclip.recipe.recipe import Recipe
+from syncclip.recipe.overrides import as_override
+from syncclip.recipe.recipe import NO_TRACE, Recipe
 from syncclip.recipe.study import Configuration
 from syncclip.runs.classes import read_classes
 from syncclip.runs.resolve import finished_run
@@ -70,7 +72,8 @@ def read_source(folder: str, finished: bool = False) -> Source:
         # Without a seed, any two trainings can be paired by their test images.
         evidence = gather([(Cell(configuration, n, None), run)], [configuration], about["base_count"])
     else:
-        raise UserError(f"{url}: no study or training; pass a folder written by `syncclip study` or `syncclip train`")
+        fix = "no study or training; pass a folder written by `syncclip study` or `syncclip train`"
+        raise storage.wrong_folder(folder, "a study or run", fix)
     if not evidence.cells:
         raise UserError(f"{url}: no training run is finished; run the study again")
     images = {key: about[key] for key in ("dataset", "split", "classnames")}
@@ -140,9 +143,10 @@ def compare(*folders: str) -> pd.DataFrame:
 
     Returns:
         One row per metric, configuration, number of images and folder, with the columns of `results` and these:
-        `folder`, as passed; `difference` to the first folder in percentage points; `difference_low` and
-        `difference_high`, its paired confidence interval over seeds and classes; and `reason`, which states why an
-        interval is impossible, such as different test images, and is empty if there is one.
+        `folder`, as passed; `settings`, the overrides in which the folders differ, one per line; `difference` to the
+        first folder in percentage points; `difference_low` and `difference_high`, its paired confidence interval over
+        seeds and classes; and `reason`, which states why an interval is impossible, such as different test images, and
+        is empty if there is one.
 
     Raises:
         UserError: fewer than two folders, a study and a training, unfinished runs, or no common configuration.
@@ -166,6 +170,7 @@ def compare(*folders: str) -> pd.DataFrame:
     shared = [key for key in aligned[0] if all(key in points for points in aligned)]
     if not shared:
         raise UserError("the studies share no configuration at the same number of images; set the same `name` in both")
+    settings = _differing_settings(sources)
     different = [_different_images(sources[0], source) for source in sources]
     resamples, level, rows = sources[0].recipe.study.resamples, sources[0].recipe.study.confidence_level, []
     for key in shared:
@@ -182,10 +187,38 @@ def compare(*folders: str) -> pd.DataFrame:
             for row in accuracies(source, aligned[number][key], metrics[number]):
                 bounds = Interval(row["mean"] - metrics[0][row["metric"]][0].mean(), math.nan, math.nan)
                 bounds = paired[row["metric"]].average(level) if paired else bounds
-                row |= {"folder": folders[number], "difference": bounds.estimate, "difference_low": bounds.low}
-                rows.append(row | {"difference_high": bounds.high, "reason": reason})
+                row |= {"folder": folders[number], "settings": settings[number], "difference": bounds.estimate}
+                rows.append(row | {"difference_low": bounds.low, "difference_high": bounds.high, "reason": reason})
     frame = pd.DataFrame(rows).astype({"images_per_class": "Int64"})
     return frame.sort_values("metric", key=lambda names: names.map(METRICS.index), kind="stable", ignore_index=True)
+
+
+def _differing_settings(sources: Sequence[Source]) -> list[str]:
+    """Return the settings in which sources differ, as one override per line.
+
+    Settings in other columns (method, data, number of images), and settings that affect no results, are omitted.
+    """
+    used = [dict(_settings(source)) for source in sources]
+    keys = dict.fromkeys(key for values in used for key in values)
+    differing = [key for key in keys if len({json.dumps(values[key]) for values in used if key in values}) > 1]
+    return ["\n".join(as_override(key, each[key], Recipe) for key in differing if key in each) for each in used]
+
+
+def _settings(source: Source) -> Iterator[tuple[str, Any]]:
+    """Yield the key and value of each setting that affects results, with those of the methods in use."""
+    recipe, omitted = source.recipe, {*NO_TRACE, "method", "data", "images_per_class"} - {"synthetic", "teacher"}
+    methods = dict.fromkeys(each.method for each in source.evidence.configurations if each.trained)
+    sections = {name: getattr(recipe, name) for name in ("dataset", "backbone", "evaluation")}
+    sections |= {"training": recipe.training} if methods else {}
+    for name in methods:
+        key = name if name in type(recipe.methods).model_fields else "custom"
+        sections[f"methods.{key}"] = recipe.methods.of(name)
+    values = [(name, section.model_dump(mode="json")) for name, section in sections.items()]
+    for key, value in values:  # grows by the content of sections
+        if isinstance(value, dict):
+            values.extend((f"{key}.{name}", inner) for name, inner in value.items())
+        elif key.removeprefix("training.") not in omitted:
+            yield key, value
 
 
 def _different_images(first: Source, other: Source) -> str:

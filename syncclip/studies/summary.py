@@ -12,7 +12,7 @@ from syncclip.core import text
 from syncclip.core.text import percent
 from syncclip.datasets import load_dataset, suite_of
 from syncclip.evaluation.baselines import baseline_warnings, chance
-from syncclip.evaluation.metrics import HARMONIC, METRIC_HEADINGS, METRICS, harmonic_mean
+from syncclip.evaluation.metrics import HARMONIC, METRIC_HEADINGS, METRICS, harmonic_mean, legend
 from syncclip.recipe.recipe import Recipe
 from syncclip.runtime.progress import print_message
 from syncclip.studies.outputs import Comparison
@@ -44,9 +44,10 @@ def show(recipe: Recipe, url: str, table: pd.DataFrame, comparisons: Sequence[Co
         *_compared([pair for pair in comparisons if pair.unit == "classes"]),
     ]:
         text.show(text.table(f"{recipe.name}: {each.title}", each.headings, each.rows), keys=2)
+    text.show(legend([*HEADINGS.values(), text.MISSING]))
     for warning in low_scores(table, random):
         print_message(f"warning: {warning}")
-    text.show(url)
+    text.show(text.from_here(url))
 
 
 def low_scores(table: pd.DataFrame, random: Mapping[str, float | None]) -> list[str]:
@@ -103,7 +104,7 @@ def markdown(
         tables.append(TextTable(title, ["method", "error of", *headings], rows))
     tables += [_means(recipe, rows_of_dataset, f"{name}. ") for name, rows_of_dataset in (datasets or {}).items()]
     parts = [part for each in tables for part in (each.title, text.markdown_grid(each.headings, each.rows))]
-    return "\n\n".join([f"# {recipe.name}", *parts]) + "\n"
+    return "\n\n".join([f"# {recipe.name}", *parts, f"{legend(parts, '; ')}."]) + "\n"
 
 
 def by_data(table: pd.DataFrame) -> list[list[str]]:

@@ -127,8 +127,9 @@ def write_captions(
             if on_pool:
                 check_capacity(pool, threads)
             worker = partial(CaptionWorker, job)
+            phase = "starting Ray" if on_pool else ""
             with (
-                Progress(len(names), "classes", "captions", done=len(names) - len(todo)) as line,
+                Progress(len(names), "classes", "captions", done=len(names) - len(todo), phase=phase) as line,
                 ray_session() if on_pool else nullcontext(),
             ):
                 for report in run_job(

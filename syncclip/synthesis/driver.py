@@ -161,12 +161,18 @@ def _generate(job: _Job, located: Located, show: bool, observe: Observer | None)
         worker = partial(ShardWorker, placed, url, job.pool.device, located.source, token, plan.owner)
         with ExitStack() as stack:
             stack.enter_context(keep_status_file(storage.join(url, STATUS_NAME), status, plan.owner))
-            line = stack.enter_context(Progress(planned, "images", "synth", done=status.images)) if show else None
+            line = (
+                stack.enter_context(Progress(planned, "images", "synth", done=status.images, phase="starting Ray"))
+                if show
+                else None
+            )
             stack.enter_context(ray_session())
             metrics = SynthesisMetrics(url)
             stack.enter_context(repeating(partial(metrics.set_gauges, status), GAUGE_INTERVAL_SECONDS))
             check_capacity(job.pool, plan.threads)
             generating = True
+            if line is not None:
+                line.begin("loading weights and generating the first shards")
             for report in run_job(job, job.todo, worker, job.pool, plan.threads, folder=url, lock_token=job.lock_token):
                 images = job.images[report.shard]
                 status.count(report, images)

@@ -85,7 +85,7 @@ class SynthesisStatus(JobStatus):
 
     def facts(self) -> dict[str, str]:
         """Return the utilisation by stage and the rejected images by reason, for the progress line."""
-        shares = {**self.busy, **({COMPUTED: self.computed} if self.computed else {})}
+        shares = {**self.busy, **({"device": self.computed} if self.computed else {})}
         facts = {"busy": ", ".join(f"{stage} {percent(share)}" for stage, share in shares.items())}
         if self.rejects:
             facts["rejected"] = ", ".join(f"{reason} {count:,}" for reason, count in self.rejects.items())
@@ -138,6 +138,7 @@ GAUGES = {
     "images_planned": "Planned images.",
     "images_done": "Committed images, including images from earlier runs.",
     "actors": "Active actors.",
+    "images_per_second": "Throughput of this run since the first actor began its first shard, as in `syncclip status`.",
 }
 
 
@@ -178,6 +179,7 @@ class SynthesisMetrics:
 
     def set_gauges(self, status: SynthesisStatus) -> None:
         """Set the gauges from the status; called every `GAUGE_INTERVAL_SECONDS` seconds."""
-        values = {"images_planned": status.planned, "images_done": status.images, "actors": status.actors}
+        values: dict[str, float] = {"images_planned": status.planned, "images_done": status.images}
+        values |= {"actors": status.actors, "images_per_second": status.rate}
         for name, value in values.items():
             self._gauges[name].set(value, self._tags)

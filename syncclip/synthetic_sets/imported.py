@@ -114,9 +114,8 @@ def read_whole_set(url: str) -> Plan | ImportedSet:
     """Read a dataset's plan or description; raise a `UserError` if the dataset is missing or incomplete."""
     plan = read_set(url)
     if plan is None:
-        raise UserError(
-            f"{url}: no synthetic dataset found; create one with `syncclip synth` or `syncclip shards import`"
-        )
+        fix = "no synthetic dataset found; create one with `syncclip synth` or `syncclip shards import`"
+        raise storage.wrong_folder(url, "a synthetic dataset", fix)
     existing = committed_shards(url, plan.owner)
     if missing := [shard for shard in plan.shards() if shard not in existing]:
         raise UserError(f"{url}: {len(missing)} of {len(plan.shards())} shards are missing; complete the dataset first")

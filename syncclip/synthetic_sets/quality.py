@@ -98,7 +98,8 @@ def set_quality(url: str, clip: FrozenClip, real: ImageSet | None, max_images: i
     """
     plan = read_set(url)
     if plan is None:
-        raise UserError(f"{url}: no synthetic dataset found; generate one with `syncclip synth RECIPE --out {url}`")
+        fix = f"no synthetic dataset found; generate one with `syncclip synth RECIPE --out {url}`"
+        raise storage.wrong_folder(url, "a synthetic dataset", fix)
     images = ShardSet(url)
     synthetic = _encode(images, clip, max_images, "synthetic")
     if not len(synthetic.rows):

@@ -15,7 +15,6 @@ from syncclip.core.labels import terms
 from syncclip.core.session import Session, current
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
-from syncclip.methods.registry import find_method
 from syncclip.runtime.heartbeat import repeating
 from syncclip.runtime.progress import Progress, print_message
 from syncclip.runtime.ray_session import (
@@ -69,7 +68,12 @@ def check_cpus(training: TrainingSettings) -> None:
 
 
 def train_on_ray(
-    build: Build, spec: dict[str, Any], folder: RunFolder, settings: TrainingSettings, warning: str | None = None
+    build: Build,
+    spec: dict[str, Any],
+    folder: RunFolder,
+    settings: TrainingSettings,
+    warning: str | None = None,
+    steps: bool = True,
 ) -> RunRecord:
     """Run the training loop on `settings.workers` workers of the current Ray cluster or a local cluster.
 
@@ -84,6 +88,7 @@ def train_on_ray(
         folder: run folder; several machines require a URL or a shared path.
         settings: training settings of the job returned by `build`.
         warning: message printed before training starts, also stored in the record's notes.
+        steps: whether the method has training steps.
 
     Raises:
         UserError: the folder or its checkpoints belong to a different recipe; the cluster has fewer CPUs (or, with
@@ -97,15 +102,15 @@ def train_on_ray(
         return before
     checkpoints.check_recipe(folder.path(CHECKPOINTS), folder.recipe_hash)
     reported = len(before.notes) if before is not None else 0
-    course = f"{counted(settings.epochs, 'epoch')} on {counted(settings.workers, 'worker')}"
-    print_message(
-        f"train: {settings.method}, {course if find_method(settings.method).Settings.data else 'no training needed'}"
-    )
+    epochs = counted(settings.epochs, "epoch") if steps else "no training steps"
+    print_message(f"train: {settings.method}, {epochs} on {counted(settings.workers, 'worker')}")
     if warning is not None:
         print_message(f"warning: {warning}")
-    with storage.lock(folder.url, "train") as hold, ray_session():
+    progress = Progress(None, "steps", "train", phase="starting Ray")
+    with storage.lock(folder.url, "train") as hold, progress, ray_session():
         scaling, session = _scaling(settings), current().under_lock(folder.url, hold.token)
-        with _shown(folder, reported, scaling, warning), stop_key() as stop:
+        progress.begin("loading CLIP weights and training images")
+        with _shown(folder, progress, reported, scaling, warning), stop_key() as stop:
             _fit(build, {"spec": spec, "folder": folder, "session": session, "stop": stop}, scaling, settings)
             record = folder.record()
             assert record is not None
@@ -277,8 +282,8 @@ def _explanation(failures: Mapping[int, BaseException], max_failures: int) -> Us
 
 
 @contextlib.contextmanager
-def _shown(folder: RunFolder, reported: int, scaling: Any, warning: str | None) -> Iterator[None]:
-    """While the workers train, print progress and notes from the run's files, and keep the status file up to date.
+def _shown(folder: RunFolder, progress: Progress, reported: int, scaling: Any, warning: str | None) -> Iterator[None]:
+    """While the workers train, show progress and notes from the run's files, and keep the status file up to date.
 
     Args:
         reported: number of notes from earlier attempts, which are not printed again.
@@ -288,7 +293,7 @@ def _shown(folder: RunFolder, reported: int, scaling: Any, warning: str | None) 
     from ray.exceptions import RayError
 
     status = TrainingStatus.begin()
-    with keep_status_file(folder.path(STATUS), status, folder.owner), Progress(None, "steps", "train") as progress:
+    with keep_status_file(folder.path(STATUS), status, folder.owner):
 
         def update() -> None:
             nonlocal reported

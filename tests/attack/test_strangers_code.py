@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import yaml
 
 from syncclip import jobs, storage
 from syncclip.cli import app
+from syncclip.core.session import current
 from syncclip.core.trust import trusted
 from syncclip.recipe.recipe import Recipe
 from tests.conftest import TinyWorld
@@ -167,6 +169,59 @@ def test_the_exact_name_can_be_trusted_on_the_command_line(downloaded: Path, com
     assert not (downloaded.parent / "canary").exists()
     assert app.run(command.split()) == 0
     assert (downloaded.parent / "canary").exists()
+
+
+@pytest.fixture
+def project(tiny: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with a method of the user's own and a run of it."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "planted.py").write_text("from syncclip.methods.coop import CoOp\nclass Planted(CoOp): pass\n")
+    (folder / "own.yaml").write_text(f"extends: {tiny.recipe}\ntraining: {{method: '{NAME}', data: real, epochs: 1}}\n")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("CANARY", str(tmp_path / "canary"))
+    forget(monkeypatch)
+    with current().copy():
+        jobs.run_here(Recipe.load("own.yaml"), "run")
+    forget(monkeypatch)
+    return folder
+
+
+def forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the next command import the method again."""
+    monkeypatch.delitem(sys.modules, "planted", raising=False)
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if not Path(folder, "planted.py").exists()])
+    importlib.invalidate_caches()
+
+
+@pytest.mark.parametrize("command", ["evaluate run", "prompts show run"])
+def test_a_run_of_ones_own_needs_no_trust(project: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run(command.split()) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", ["code", "copy", "user"])
+def test_changed_or_copied_code_needs_trust(
+    project: Path, change: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if change == "code":
+        (project / "planted.py").write_text(CODE)
+    elif change == "copy":
+        monkeypatch.chdir(shutil.copytree(project, project.parent / "cloned"))
+    else:
+        monkeypatch.setenv("XDG_STATE_HOME", str(project.parent / "of-another-user"))
+    assert app.run(["evaluate", "run"]) == 2
+    assert f"{NAME!r} is custom code" in capsys.readouterr().err
+    assert not (project.parent / "canary").exists()
+
+
+def test_a_strangers_run_that_names_ones_own_class_runs_no_code_of_the_stranger(
+    project: Path, downloaded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(downloaded)
+    assert app.run(["evaluate", "."]) == 2
+    monkeypatch.chdir(project)
+    app.run(["evaluate", str(downloaded)])
+    assert not (project.parent / "canary").exists()
 
 
 def test_a_recipe_of_ones_own_finds_no_code_in_a_downloaded_folder(

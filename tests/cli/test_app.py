@@ -18,6 +18,7 @@ from syncclip.core.trust import trusted
 from syncclip.storage.status_file import keep_status_file
 from syncclip.synthesis.status import STATUS_NAME, SynthesisStatus
 from syncclip.training.run_folder import RunFolder, RunRecord
+from tests.conftest import TinyWorld
 from tests.object_store import ENVIRONMENT
 from tests.shards.sets import write_set
 
@@ -272,3 +273,42 @@ def test_output_is_the_same_in_every_locale(variables: dict[str, str]) -> None:
     others = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "PYTHONIO"))}
     done = subprocess.run(command, env={**others, **variables}, capture_output=True, check=True)
     assert "template: une {} à 日本\n" in done.stdout.decode()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["train", "icons", "--epochs", "2"], "use training.epochs=VALUE; see `syncclip train --help`"),
+        (["train", "icons", "--lr", "2"], "use methods.syncclip.learning_rate=VALUE; see `syncclip train --help`"),
+        (["train", "icons", "--xyz"], "no such option: --xyz; see `syncclip train --help`"),
+        (["train"], "missing argument 'RECIPE'; see `syncclip train --help`"),
+        (["train", "icons", "training.epochs", "=", "2"], "expected section.key=value without spaces"),
+        (["plan", "travl"], "did you mean 'travel'? Otherwise use a YAML file, or a recipe that `syncclip recipe ls`"),
+        (["plan", "tabl5_losses"], "did you mean 'studies/table5_losses' or 'protocols/losses'?"),
+    ],
+)
+def test_the_error_contains_the_intended_setting_or_name(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], hint: str
+) -> None:
+    assert hint in Outcome(capsys, *arguments).error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["evaluate", "{set}"], "{set} is a synthetic dataset, not a run; use `syncclip report {set}`"),
+        (["classify", "{set}", "a.png"], "{set} is a synthetic dataset, not a run"),
+        (["plan", "{set}"], "{set} is a synthetic dataset, not a recipe"),
+        (["compare", "{set}", "{set}"], "{set} is a synthetic dataset, not a study or run"),
+        (["recompute", "{set}"], "{set} is a synthetic dataset, not a study"),
+        (["assess", "--pilot", "{set}"], "{set} is a synthetic dataset, not a study"),
+        (["assess", "{set}"], "not a dataset of labelled images; use its dataset of real images instead, or set"),
+        (["shards", "ls", "{data}"], "{data} is a packed dataset, not a synthetic dataset"),
+        (["status", "{data}"], "{data} is a packed dataset, not a study, run or synthetic dataset"),
+    ],
+)
+def test_a_folder_of_the_wrong_kind_is_named(
+    capsys: pytest.CaptureFixture[str], tiny: TinyWorld, tiny_set: str, arguments: list[str], error: str
+) -> None:
+    words = [word.format(set=tiny_set, data=tiny.dataset) for word in arguments]
+    assert error.format(set=tiny_set, data=tiny.dataset) in Outcome(capsys, *words).error

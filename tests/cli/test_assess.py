@@ -157,7 +157,7 @@ def test_a_folder_of_images_is_assessed(capsys: pytest.CaptureFixture[str], tmp_
 
 def test_a_recipe_or_a_pilot_is_required(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "specify a recipe, a dataset, or --pilot DIR" in Outcome(capsys, "assess").error
-    assert "no such file" in Outcome(capsys, "assess", "--pilot", str(tmp_path)).error
+    assert "no study found" in Outcome(capsys, "assess", "--pilot", str(tmp_path)).error
 
 
 def test_init_prints_the_short_form(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

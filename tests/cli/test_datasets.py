@@ -18,6 +18,7 @@ from tests.worlds.webdataset import samples, tar
 
 def test_benchmark_datasets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     outcome = Outcome(capsys, "datasets", "ls")
+    assert "Bundled datasets: icons/devices, " in outcome.out
     assert outcome.status == 0
     assert "imagenet_sketch" in outcome.out and "CC BY-SA 4.0" in outcome.out and "DATASETS.md" in outcome.out
     assert "page of imagenet_r: https://github.com/hendrycks/imagenet-r\n" in outcome.out

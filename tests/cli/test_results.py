@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from syncclip.core.manifest import MANIFEST
 from syncclip.core.text import table
 from syncclip.reports.page import StudyReport
 from tests.cli.test_app import Outcome
@@ -37,6 +38,36 @@ def test_compare_reports_that_no_interval_is_possible(capsys: pytest.CaptureFixt
     outcome = Outcome(capsys, "compare", *folders, "--metric", "novel")
     assert "no interval: different test images (split: test and val)" in outcome.out
     assert re.search(r"2 .* ivlp-real .* 52.5 .* 2.5 [^\d]*\n", outcome.out)
+
+
+def test_compare_labels_trainings_by_the_settings_in_which_they_differ(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folders = [
+        write_training(tmp_path / name, 50, f"training.epochs={epochs}", f"methods.coop.learning_rate={rate}")
+        for name, epochs, rate in (("a", 8, 0.1), ("b", 4, 0.2))
+    ]
+    outcome = Outcome(capsys, "compare", *folders, "--metric", "hm")
+    assert re.findall(r"(\w+\.\S+=\S+)", outcome.out) == ["training.epochs=8", "training.epochs=4"]
+    assert longest(outcome.out) <= 80
+    headings = outcome.out.split("HM, %")[1].split("┡")[0]
+    assert re.findall(r"[a-z.]+|SE", headings) == ["method", "mean", "diff.", "low", "high"]
+    *_, diff, interval, terms = outcome.out.replace("\u00a0", " ").splitlines()
+    assert (diff, interval) == ("diff.: difference to 1", "low, high: 95 % confidence interval of the difference")
+    assert terms == "HM: harmonic mean of base and novel accuracy"
+
+
+def test_long_settings_are_shortened_in_labels(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    data = "training.method=ivlp", "training.data=both", "training.images_per_class=4"
+    folders = [
+        write_training(tmp_path / name, 50, *data, f"training.synthetic=/a/long/path/to/the/dataset/{name}")
+        for name in "ab"
+    ]
+    outcome = Outcome(capsys, "compare", *folders, "--metric", "novel")
+    assert re.findall(r"training\.synthe…\S+", outcome.out) == [
+        "training.synthe…o/the/dataset/a",
+        "training.synthe…o/the/dataset/b",
+    ], outcome.out
 
 
 def test_compare_writes_all_metrics_as_csv(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -92,7 +123,7 @@ def test_report_also_writes_figures_and_a_table(
     assert outcome.status == 0, outcome.err
     written = {path.name for path in (tmp_path / "paper").iterdir()}
     assert {"results.csv", "results.tex", "curve_novel.svg"} <= written
-    assert all(name in outcome.out for name in written)
+    assert all(name in outcome.out for name in written - {MANIFEST})
 
 
 def test_figures_in_other_formats_are_a_user_error(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

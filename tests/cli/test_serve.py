@@ -10,7 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from syncclip.core.settings import UserError
 from syncclip.runtime.shutdown import INTERRUPTED_MESSAGE
+from syncclip.serving import service
 from tests.cli.test_app import Outcome, imported_by
 from tests.inference.conftest import Train, images, train
 from tests.ray_head import free_ports
@@ -35,6 +37,27 @@ def test_user_errors_are_one_line(capsys: pytest.CaptureFixture[str], train: Tra
         port = str(taken.getsockname()[1])
         assert "different port" in Outcome(capsys, "serve", run, "--port", port).error
     assert "different port or host" in Outcome(capsys, "serve", run, "--host", "192.0.2.7", "--token", "x").error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["runs/a"], True),
+        (["hf://a/b"], False),
+        (["hf://a/b", "--neighbours"], True),
+        (["runs/a", "--no-neighbours"], False),
+        (["runs/a", "--host", "0.0.0.0", "--token", "x"], False),
+        (["runs/a", "--host", "0.0.0.0", "--token", "x", "--neighbours"], True),
+    ],
+)
+def test_training_images_of_local_runs_are_shown_on_this_machine_by_default(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str], shown: bool
+) -> None:
+    def serving(settings: service.ServiceSettings, *_: object) -> None:
+        raise UserError(f"neighbours: {settings.neighbours}")
+
+    monkeypatch.setattr(service, "serving", serving)
+    assert Outcome(capsys, "serve", *arguments).error == f"neighbours: {shown}"
 
 
 @pytest.mark.ray

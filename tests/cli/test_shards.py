@@ -118,5 +118,5 @@ def test_a_set_is_listed_verified_and_shown(capsys: pytest.CaptureFixture[str], 
     assert "00000" in listed and "00001" in listed
     assert Outcome(capsys, "shards", "verify", tiny_set).out.strip().endswith("2 shards, all intact")
     shown = Outcome(capsys, "shards", "show", tiny_set, "7", "--save", str(tmp_path / "7.jpg")).out
-    assert "prompt: a photo of a green circle." in shown
+    assert "class: 1 (green circle)" in shown and "prompt: a photo of a green circle." in shown
     assert (tmp_path / "7.jpg").read_bytes()[:2] == b"\xff\xd8"

@@ -15,6 +15,7 @@ from syncclip.core.text import (
     duration,
     first_difference,
     first_line,
+    from_here,
     install_command,
     markdown_grid,
     nearest,
@@ -185,3 +186,9 @@ def test_a_table_that_fits_is_not_split(capsys: pytest.CaptureFixture[str], monk
 
 def test_readable_names_have_single_spaces() -> None:
     assert [readable_name(name) for name in ("hot_dog", "hot__dog", " hot dog_")] == ["hot dog"] * 3
+
+
+def test_paths_are_relative_to_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    paths = {f"{tmp_path}/runs/a": "runs/a", "/elsewhere": "/elsewhere", "s3://bucket/a": "s3://bucket/a"}
+    assert {path: from_here(path) for path in paths} == paths

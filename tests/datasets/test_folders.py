@@ -107,3 +107,12 @@ def test_other_image_formats_are_read(kind: str, tmp_path: Path) -> None:
     dataset = load(tmp_path)
     assert not dataset.skipped and sum(sizes(dataset)) == 6
     assert dataset.split("test").image(0).size == make_image(0, 0).size
+
+
+def test_the_manifest_of_an_export_is_not_reported_as_skipped(tmp_path: Path) -> None:
+    folder_of_folders(tmp_path, per_class=3)
+    (tmp_path / "export.json").write_text("{}")
+    (tmp_path / "notes.txt").touch()
+    skipped = SkippedFiles()
+    folders.load_folder(tmp_path, 0, skipped)
+    assert "notes.txt" in str(skipped) and "export.json" not in str(skipped)

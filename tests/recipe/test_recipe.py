@@ -146,6 +146,26 @@ def test_errors_of_a_file_contain_its_name(tmp_path: Path, text: str, error: str
             "'all_real'",
         ),
         (
+            "training.data=bth",
+            "training.data: 'bth' is not allowed; it must be 'real', 'synthetic', 'both' or 'all_real' (did you mean "
+            "'both'?)",
+        ),
+        (
+            "dataset.base=half",
+            "dataset.base: 'half' is not allowed; it must be 'first', 'random' or 'all', or a list, such as [half]",
+        ),
+        (
+            "dataset.base=[1.5]",
+            "dataset.base[0]: 1.5 is not allowed; it must be a whole number, or a string (quote it in YAML)",
+        ),
+        (
+            "synthesis.filters=[blnk]",
+            "synthesis.filters[0]: 'blnk' is not allowed; it must be a section with its own keys, such as {name: "
+            "blank}",
+        ),
+        ("training.trackers=wandb", "training.trackers: 'wandb' is not allowed; it must be a list, such as [wandb]"),
+        ("training.epochs = 2", "invalid override 'training.epochs = 2'; expected section.key=value without spaces"),
+        (
             "study.configurations=[{method: ivlp, name: a/b}]",
             "study.configurations[0]: configuration name 'a/b' is not a valid folder name; use letters, digits, '-' "
             "and '_'",
@@ -156,9 +176,9 @@ def test_errors_of_a_file_contain_its_name(tmp_path: Path, text: str, error: str
         ),
         ("study.images_per_class=[0]", "study.images_per_class[0]: 0 is not allowed; it must be at least 1"),
         ("study.forecast=[4, 0]", "study.forecast[1]: 0 is not allowed; it must be at least 1"),
-        ("study.seeds=3", "study.seeds: 3 is not allowed; it must be a list, such as [1, 2]"),
+        ("study.seeds=3", "study.seeds: 3 is not allowed; it must be a list, such as [3]"),
         ("training.epochs=[1", "training.epochs: '[1' is not valid YAML; quote the value"),
-        ("epochs", "invalid override 'epochs'; expected section.key=value"),
+        ("epochs", "invalid override 'epochs'; expected section.key=value without spaces"),
     ],
 )
 def test_errors_of_an_override_contain_key_reason_and_fix(override: str, expected: str) -> None:

@@ -156,6 +156,30 @@ def test_single_seed_and_number_of_images_have_no_standard_error(study: Path) ->
     assert payload_of(page_of(study))["points"]["syncclip-both"]["hm"][0]["se"] is None
 
 
+def test_study_with_a_single_seed_mentions_no_standard_error(study: Path) -> None:
+    assert "standard error" in page_of(study)
+    table = pd.read_parquet(study / outputs.TABLE)
+    rewrite_table(study / outputs.TABLE, table[table["seed"].isna() | (table["seed"] == 1)])
+    page = page_of(study)
+    assert "standard error" not in re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    assert "standard error" not in printed(write_report(str(study)).table)
+
+
+def test_tables_have_a_legend_of_their_terms(study: Path) -> None:
+    page, words = page_of(study), " ".join(printed(write_report(str(study)).table).split())
+    for term in ("HM: harmonic mean of base and novel accuracy", "(all): all classes are candidates"):
+        assert term in page and term in words
+    assert "OpenworldAUC: share" in page and "OpenworldAUC" not in words
+    assert "–: not measured or not applicable" in words, "zero-shot CLIP has no synthetic images"
+    assert '<td data-value=""></td>' not in page
+
+
+def test_run_has_no_number_of_images_and_no_standard_error(tmp_path: Path, dataset: Path) -> None:
+    words = printed(write_report(str(fabricated.make_run(tmp_path / "run", dataset))).table)
+    assert "harmonic mean" in words
+    assert not any(word in words for word in ("per\nclass", "±", "–"))
+
+
 def test_study_without_finished_runs_is_reported(study: Path) -> None:
     table = pd.read_parquet(study / outputs.TABLE)
     rewrite_table(study / outputs.TABLE, table.iloc[:0])
@@ -207,7 +231,7 @@ def test_content_is_escaped(tmp_path: Path) -> None:
 def test_other_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no study\.parquet, results\.json, plan\.json"):
         report(str(tmp_path))
-    with pytest.raises(UserError, match="the folder doesn't exist"):
+    with pytest.raises(UserError, match="because the folder does not exist"):
         report(str(tmp_path / "nowhere"))
 
 

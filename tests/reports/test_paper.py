@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from syncclip import plot_curve, results
 from syncclip.core.settings import UserError
 from syncclip.reports.paper import latex_table, write_paper
+from syncclip.verify import verify
 from tests.studies.predicted import write_study, write_training
 
 
@@ -109,7 +110,19 @@ def test_latex_table_escapes_names(tmp_path: Path) -> None:
     assert r"50\%\&\#" in table and not re.search(r"(?<!\\)[#_]", table.split("\\midrule")[1])
 
 
-def test_training_has_a_table(tmp_path: Path) -> None:
+def test_training_without_synthetic_images_has_a_table_without_their_number(tmp_path: Path) -> None:
     paths = write_paper(write_training(tmp_path, 60), None, True)
     assert [Path(path).name for path in paths] == ["results.csv", "results.tex"]
-    assert r"IVLP real only &  & $60.0$" in Path(paths[1]).read_text(encoding="utf-8")
+    table = Path(paths[1]).read_text(encoding="utf-8")
+    assert r"IVLP real only & $60.0$" in table and r"{@{}lrrrr@{}}" in table and "$n$" not in table
+
+
+def test_files_of_several_calls_are_verified_by_their_checksums(tmp_path: Path) -> None:
+    study = write_study(tmp_path, accuracy)
+    first, _ = write_paper(study, None, True), write_paper(study, "svg", False)
+    paper = verify(f"{study}/paper", print)
+    assert (paper.foreign, paper.problems) == ([], []) and paper.files > 4
+    Path(first[1]).write_text("changed")
+    assert verify(f"{study}/paper", print).problems == [
+        f"{first[1]} does not match its checksum: the file is corrupt or was replaced"
+    ]

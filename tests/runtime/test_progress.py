@@ -91,6 +91,52 @@ def test_nothing_is_printed_without_total_and_items() -> None:
     assert log.getvalue() == "train: 0/7 steps\n"
 
 
+def test_a_log_shows_each_phase_until_the_first_item() -> None:
+    clock, log = Clock(), io.StringIO()
+    with Progress(40, "images", "synth", log, phase="starting Ray", clock=clock) as progress:
+        progress.begin("loading weights")
+        clock.now += 2.0
+        progress.update(4)
+        clock.now += 60.0
+        progress.update(36)
+    first, second, third, last = log.getvalue().splitlines()
+    assert first == "synth: 0/40 images · starting Ray" and second == "synth: 0/40 images · loading weights"
+    assert third == "synth: 4/40 images · 2 images/s · 18 s left" and last.startswith("synth: 40/40 images · ")
+
+
+def test_a_phase_without_a_total_is_shown_without_a_count() -> None:
+    log = io.StringIO()
+    with Progress(None, "steps", "train", log, phase="starting Ray") as progress:
+        progress.total = 8
+        progress.update(2)
+    assert log.getvalue().splitlines()[0] == "train: starting Ray"
+    assert log.getvalue().splitlines()[1].startswith("train: 2/8 steps · ")
+
+
+@pytest.mark.parametrize(("columns", "facts"), [(60, []), (80, []), (160, ["29 images/s", "generate 91 %", "blank 3"])])
+def test_a_narrow_terminal_omits_the_last_fields(
+    monkeypatch: pytest.MonkeyPatch, columns: int, facts: list[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    clock, terminal = Clock(), Terminal()
+    with Progress(22_528, "images", "synth", terminal, clock=clock) as progress:
+        clock.now += 100.0
+        progress.update(2_900, busy="generate 91 %, filter 14 %, encode 1 %, write 2 %", rejected="blank 3")
+    *_, line = (part for part in terminal.getvalue().split("\r") if "synth" in part)
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", line).splitlines()[0]
+    assert len(text.rstrip()) <= columns
+    for part in ["synth", "2,900/22,528 images", "11 min 17 s left", *facts]:
+        assert part in text, text
+
+
+def test_a_live_line_takes_over_a_total_that_was_unknown() -> None:
+    terminal = Terminal()
+    with Progress(None, "steps", "train", terminal) as progress:
+        progress.total = 8
+        progress.update(2)
+    assert "2/8 steps" in terminal.getvalue()
+
+
 def test_a_terminal_has_a_live_line() -> None:
     terminal = Terminal()
     with Progress(10, "images", "synth", terminal) as progress:

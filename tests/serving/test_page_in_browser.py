@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import uvicorn
 from PIL import Image
 
@@ -106,9 +107,42 @@ def test_several_images_are_classified_with_bars(
         assert (max(map(int, paper[4:-1].split(","))) < 60) == dark
         assert await serious(page) == []
         requests = [url for url in page.requests if not url.startswith(("data:", "blob:"))]
-        assert (requests, page.errors) == ([address, f"{address}model", *[f"{address}classify"] * 2], [])
+        assert (requests, page.errors) == ([address, f"{address}model", *[f"{address}classify?neighbours=3"] * 2], [])
 
     visit(browser, address, work, width, dark)
+
+
+def test_nearest_training_images_are_shown(
+    browser: int, model: Model, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "others", torch.arange(len(model.classes)) >= model.base)  # which have no real images
+    file = images / "03.png"
+
+    async def work(page: Page) -> None:
+        await drop(page, (file.name, file.read_bytes()))
+        heading = f"Nearest training images of “{model.classify(file)[0].name}”"
+        assert await page.run("document.querySelector('article h3').textContent") == heading
+        figures = await page.run(
+            "[...document.querySelectorAll('figure')].map((figure) => [figure.querySelector('img').naturalWidth,"
+            " figure.querySelector('img').alt, figure.querySelector('figcaption').textContent])"
+        )
+        assert len(figures) == 3
+        for width, alt, caption in figures:
+            assert width > 0 and " image of " in alt and ", similarity " in caption
+        assert await page.run("document.documentElement.scrollWidth") == 400
+        assert (await serious(page), page.errors) == ([], [])
+
+    with run_server(Front(Replica(model, neighbours=True).app(), None)) as url:
+        visit(browser, url, work, 400)
+
+
+def test_missing_training_images_are_reported(browser: int, address: str, images: Path) -> None:
+    async def work(page: Page) -> None:
+        await drop(page, ("03.png", (images / "03.png").read_bytes()))
+        text = await page.run("document.querySelector('article h3').textContent")
+        assert text == "No training images of this class are available."
+
+    visit(browser, address, work)
 
 
 def test_the_model_and_its_limits_are_described(browser: int, address: str, model: Model) -> None:

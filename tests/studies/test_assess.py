@@ -245,3 +245,8 @@ def test_datasets_without_a_validation_split_are_marked(tiny: TinyWorld, tmp_pat
     del description["splits"]["val"]
     (folder / "dataset.json").write_text(json.dumps(description))
     assert not measure(Recipe.load(tiny.recipe, [f"dataset.name={folder}"])).validation
+
+
+def test_confused_pairs_are_sorted_by_the_percentage_of_confused_images() -> None:
+    values = [pair.value for pair in measure(Recipe.load("travel")).confused]
+    assert len(values) > 1 and values == sorted(values, reverse=True)

@@ -100,7 +100,7 @@ def test_throughput_of_the_recipe_is_used_without_a_measurement(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (("novl",), "--metric: the study does not measure 'novl'; did you mean 'novel'"),
+        (("novl",), "the study does not measure 'novl'; did you mean 'novel'"),
         (("novel", "syncclip-bth"), "no scaling curve of 'syncclip-bth'; did you mean 'syncclip-both'"),
         (("novel", "ivlp-real"), "no scaling curve of 'ivlp-real'"),
     ],

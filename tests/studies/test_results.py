@@ -10,6 +10,7 @@ import pytest
 
 from syncclip import compare, results, storage
 from syncclip.core.settings import UserError
+from syncclip.recipe.recipe import Recipe
 from syncclip.studies import outputs, predictions
 from syncclip.studies.analysis import Evidence
 from syncclip.studies.levels_state import LevelsState
@@ -108,6 +109,20 @@ def compared(frame: pd.DataFrame, **values: object) -> list[tuple[float, float, 
     for key, value in {"metric": "novel", **values}.items():
         frame = frame[frame[key] == value]
     return list(frame[["difference", "difference_low", "difference_high"]].itertuples(index=False, name=None))
+
+
+def test_settings_are_those_of_the_used_methods_that_differ(tmp_path: Path) -> None:
+    both = ["methods.ivlp.learning_rate=0.5", "evaluation.bins=10", "training.cache_images=0", "study.seeds=[3]"]
+    first = write_training(tmp_path / "a", 50, "methods.coop.learning_rate=0.5")
+    second = write_training(tmp_path / "b", 50, *both)
+    untrained = write_training(tmp_path / "c", 50, "training.method=zeroshot", "training.epochs=3")
+    frame = compare(first, second, untrained)
+    rate = Recipe.of_defaults().methods.ivlp.learning_rate
+    assert frame["settings"].tolist()[:3] == [
+        f"evaluation.bins=15\nmethods.ivlp.learning_rate={rate}",
+        "evaluation.bins=10\nmethods.ivlp.learning_rate=0.5",
+        "evaluation.bins=15",
+    ]
 
 
 def test_constant_difference_of_studies_is_exact_although_seeds_and_classes_vary(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_reports_give_throughput_time_left_and_shares_of_stages() -> None:
     assert (status.images, status.rate, status.remaining, status.actors) == (40, 4.0, 15.0, 2)
     assert status.busy == {"generate": 0.8, "filter": 0.1, "encode": 0.0, "write": 0.1}
     assert (status.rejects, status.failed, status.restarts, status.computed) == ({"blank": 3}, 1, 1, 0.2)
-    busy = "generate 80 %, filter 10 %, encode 0 %, write 10 %, computed 20 %"
+    busy = "generate 80 %, filter 10 %, encode 0 %, write 10 %, device 20 %"
     assert status.facts() == {"busy": busy, "rejected": "blank 3"}
 
 

@@ -11,12 +11,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from syncclip.core.permissions import make_private
 from syncclip.core.settings import UserError
 from syncclip.core.text import first_line, install_command, nearest
 from syncclip.core.trust import module_of, require_trust
 from syncclip.embedded import FOLDER
 from syncclip.runtime.tempdirs import temporary_folder
-from syncclip.storage.permissions import make_private
 from syncclip.synthesis.generators.acceleration import accelerate, set_attention
 from syncclip.synthesis.generators.arguments import denoiser
 from syncclip.synthesis.generators.settings import GeneratorSettings

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from syncclip.core.permissions import make_private, open_private
 from syncclip.core.settings import UserError
 from syncclip.shards.shared_folder import SharedFolder
-from syncclip.storage.permissions import make_private, open_private
 
 
 def mode(path: Path) -> int:

@@ -1,0 +1,43 @@
+"""Kinds of folders that commands write, recognised by a marker file, for errors about a folder of the wrong kind."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from syncclip.core.settings import UserError
+from syncclip.storage.files import listdir
+from syncclip.storage.urls import is_local, local_path
+
+KINDS = {
+    "study.json": ("a study", "report"),
+    "levels.json": ("a study with several pretrained tags", "report"),
+    "tuned.json": ("a hyperparameter search", "report"),
+    "run.json": ("a run", "evaluate"),
+    "plan.json": ("a synthetic dataset", "report"),
+    "imported.json": ("a synthetic dataset", "shards ls"),
+    "dataset.json": ("a packed dataset", "datasets check"),
+    "export.json": ("an export", "verify"),
+}
+"""Marker file -> kind of folder, and a command that reads it."""
+
+
+def kind_of(url: str) -> tuple[str, str] | None:
+    """Return the kind of a folder and a command that reads it, such as ("a run", "evaluate"); None if it has none."""
+    with suppress(UserError):  # a file, or an unreachable folder
+        names = listdir(url)
+        return next((kind for marker, kind in KINDS.items() if marker in names), None)
+    return None
+
+
+def wrong_folder(url: str, expected: str, missing: str) -> UserError:
+    """Return the error for a folder that is not `expected`, such as "a run", with the folder's kind and its command.
+
+    Args:
+        missing: "problem; fix" for a folder that no command wrote.
+    """
+    if kind := kind_of(url):
+        return UserError(f"{url} is {kind[0]}, not {expected}; use `syncclip {kind[1]} {url}`, or another folder")
+    if is_local(url) and not local_path(url).exists():
+        problem, _, fix = missing.partition("; ")
+        return UserError(f"{url}: {problem}, because the folder does not exist; {fix}")
+    return UserError(f"{url}: {missing}")

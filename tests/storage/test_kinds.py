@@ -1,0 +1,39 @@
+"""A folder of the wrong kind is named, with a command that reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from syncclip import storage
+from syncclip.storage.kinds import KINDS
+from syncclip.verify import ROOTS
+
+
+@pytest.mark.parametrize(
+    ("marker", "expected"),
+    [
+        ("run.json", "is a run, not a recipe; use `syncclip evaluate {}`, or another folder"),
+        ("study.json", "is a study, not a recipe; use `syncclip report {}`, or another folder"),
+        ("plan.json", "is a synthetic dataset, not a recipe; use `syncclip report {}`, or another folder"),
+        ("export.json", "is an export, not a recipe; use `syncclip verify {}`, or another folder"),
+    ],
+)
+def test_the_error_names_the_kind_and_a_command(tmp_path: Path, marker: str, expected: str) -> None:
+    (tmp_path / marker).touch()
+    assert str(storage.wrong_folder(str(tmp_path), "a recipe", "x; y")) == f"{tmp_path} {expected.format(tmp_path)}"
+
+
+def test_other_folders_and_files_have_no_kind(tmp_path: Path) -> None:
+    (tmp_path / "file.csv").touch()
+    for path in (tmp_path, tmp_path / "file.csv", tmp_path / "missing"):
+        assert storage.kind_of(str(path)) is None
+    assert str(storage.wrong_folder(str(tmp_path), "a run", "no run found; fix")) == f"{tmp_path}: no run found; fix"
+    error = str(storage.wrong_folder(f"{tmp_path}/missing", "a run", "no run found; fix"))
+    assert error == f"{tmp_path}/missing: no run found, because the folder does not exist; fix"
+
+
+def test_every_folder_that_verify_recognises_has_a_kind() -> None:
+    """A packed dataset contains both `packing.json` and `dataset.json`."""
+    assert {*ROOTS} - {*KINDS} == {"packing.json"}
