@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -95,12 +94,6 @@ if not sys.stdin.buffer.read():  # the command ended without a message
 
 EXIT_STATUS = 1
 """Exit status of a command whose Ray instance or cluster was lost."""
-
-FAILED = "-failed"
-"""Suffix of the key that stores a job's permanent error."""
-
-STOP_INTERVAL = 1.0
-"""Interval, in seconds, at which a worker polls the stop key."""
 
 
 class LostRayError(UserError):
@@ -626,69 +619,6 @@ def unwrapped(error: BaseException) -> BaseException:
         if inner is None and type(error).__module__.startswith("ray."):
             inner = error.__cause__
     return error
-
-
-@contextmanager
-def stop_key() -> Iterator[str]:
-    """Postpone an interrupt until a job's workers have stopped; yield the key to pass to `observing_stop`.
-
-    Raises:
-        Interrupted: a signal was received; raised at the end of the `with` block, or inside it after the grace period.
-    """
-    from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
-
-    key = f"syncclip-stop-{secrets.token_hex(8)}"
-    with shutdown.postponed(partial(_internal_kv_put, key, b"stop")):
-        yield key
-    with suppress(Exception):
-        _internal_kv_del(key)
-        _internal_kv_del(key + FAILED)
-
-
-@contextmanager
-def observing_stop(key: str | None) -> Iterator[None]:
-    """Make `shutdown.requested` return True in a worker once the driver stops the job.
-
-    Args:
-        key: key from `stop_key`; None if there is no driver.
-    """
-    if key is None:
-        yield
-        return
-
-    def check() -> None:
-        if stop_requested(key):
-            shutdown.request()
-
-    try:
-        with repeating(check, STOP_INTERVAL):
-            yield
-    finally:
-        shutdown.withdraw()  # the process may serve another job
-
-
-def stop_requested(key: str) -> bool:
-    """Return whether the driver has stopped the job."""
-    from ray.experimental.internal_kv import _internal_kv_exists
-
-    with suppress(Exception):  # if the head node is lost, the worker exits anyway
-        return bool(_internal_kv_exists(key))
-    return False
-
-
-def record_failure(key: str, message: str) -> None:
-    """Record a permanent failure of the job, for workers that Ray starts as replacements; call in a worker."""
-    from ray.experimental.internal_kv import _internal_kv_put
-
-    _internal_kv_put(key + FAILED, message.encode())
-
-
-def recorded_failure(key: str) -> str | None:
-    """Return the error message of the job's permanent failure, or None if no failure was recorded; call in a worker."""
-    from ray.experimental.internal_kv import _internal_kv_get
-
-    message = _internal_kv_get(key + FAILED)
-    return None if message is None else message.decode()
 
 
 def stop_on_sigterm() -> None:

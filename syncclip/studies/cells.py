@@ -24,8 +24,9 @@ from syncclip.runs import evaluate as scoring
 from syncclip.runs.build import ModelCache
 from syncclip.runs.data import SetCache
 from syncclip.runs.resolve import from_spec, resolve_run, to_spec
+from syncclip.runtime.job_signals import job_signals, observing_stop
 from syncclip.runtime.progress import Progress, print_message
-from syncclip.runtime.ray_session import capacity, debugging, observing_stop, ray_session, stop_key, unwrapped
+from syncclip.runtime.ray_session import capacity, debugging, ray_session, unwrapped
 from syncclip.runtime.shutdown import requested
 from syncclip.storage.status_file import keep_status_file
 from syncclip.studies.grid import Cell
@@ -187,7 +188,7 @@ def run_cell(spec: dict[str, Any]) -> dict[str, Any]:
             recipe, folder = from_spec(spec)
             with storage.lock(folder.url, "study", patience=LOCK_TIMEOUT_SECONDS):
                 try:
-                    with observing_stop(spec.get("stop")):
+                    with observing_stop(spec.get("signals")):
                         jobs.run_resolved(recipe, folder, _model_cache(recipe.study.keep_images))
                 except StoppedError:
                     stopped = True
@@ -254,8 +255,8 @@ def run_cells(
         progress.begin("training the first runs")
         if out is not None:
             stack.enter_context(keep_status_file(storage.join(out, PROGRESS), status, owner))
-        stop = stack.enter_context(stop_key())
-        for run, seconds, error in _finished(waiting, names, settings, task, status, progress, stop):
+        signals = stack.enter_context(job_signals())
+        for run, seconds, error in _finished(waiting, names, settings, task, status, progress, signals):
             storage.locks.check(run.url)
             outcomes[run.url] = replace(run, status="failed" if error else "done", error=error)
             status.take(names[run.url], seconds, error)
@@ -280,7 +281,7 @@ def _finished(
     task: Callable[[dict[str, Any]], dict[str, Any]],
     status: StudyStatus,
     progress: Progress,
-    stop: str,
+    signals: Any,
 ) -> Iterable[tuple[CellRun, float, str | None]]:
     """Yield (run, seconds, error) whenever a run ends, and update status and progress every `POLL_SECONDS`."""
     import ray
@@ -296,7 +297,7 @@ def _finished(
             slots = _slots(settings, selector)  # changes when machines join or leave the cluster
             while queued and len(running) < slots and not requested():
                 run = queued.pop()
-                running[remote.remote({**run.spec, "stop": stop, "session": current()})] = (run, time.monotonic())
+                running[remote.remote({**run.spec, "signals": signals, "session": current()})] = (run, time.monotonic())
             elapsed = {names[run.url]: time.monotonic() - since for run, since in running.values()}
             status.give(list(elapsed), slots)
             if elapsed:

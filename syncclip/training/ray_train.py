@@ -16,6 +16,13 @@ from syncclip.core.session import Session, current
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 from syncclip.runtime.heartbeat import repeating
+from syncclip.runtime.job_signals import (
+    job_signals,
+    observing_stop,
+    record_failure,
+    recorded_failure,
+    stop_requested,
+)
 from syncclip.runtime.progress import Progress, print_message
 from syncclip.runtime.ray_session import (
     capacity,
@@ -23,15 +30,10 @@ from syncclip.runtime.ray_session import (
     current_resources,
     debugging,
     local_cpus,
-    observing_stop,
     quiet,
     ray_session,
-    record_failure,
-    recorded_failure,
     require_nodes,
-    stop_key,
     stop_on_sigterm,
-    stop_requested,
     unwrapped,
 )
 from syncclip.runtime.tempdirs import private_tempdir
@@ -110,8 +112,8 @@ def train_on_ray(
     with storage.lock(folder.url, "train") as hold, progress, ray_session():
         scaling, session = _scaling(settings), current().under_lock(folder.url, hold.token)
         progress.begin("loading CLIP weights and training images")
-        with _shown(folder, progress, reported, scaling, warning), stop_key() as stop:
-            _fit(build, {"spec": spec, "folder": folder, "session": session, "stop": stop}, scaling, settings)
+        with _shown(folder, progress, reported, scaling, warning), job_signals() as signals:
+            _fit(build, {"spec": spec, "folder": folder, "session": session, "signals": signals}, scaling, settings)
             record = folder.record()
             assert record is not None
             if record.status == "failed":
@@ -237,15 +239,15 @@ def _worker(config: dict[str, Any]) -> None:
 def _train(config: dict[str, Any], folder: RunFolder, rank: int, world_size: int) -> None:
     job: TrainJob | None = None
     try:
-        if (failure := recorded_failure(config["stop"])) is not None:
+        if (failure := recorded_failure(config["signals"])) is not None:
             raise CustomCodeError(failure)
         with distributed.agreed(world_size), custom_code_reported():
             job = config["build"](config["spec"], rank, world_size)
         assert job is not None and job.run.url == folder.url
-        with observing_stop(config["stop"]), custom_code_reported():
+        with observing_stop(config["signals"]), custom_code_reported():
             run(job, rank, world_size, TrainingGauges(folder.name, folder.url))
     except StoppedError:
-        if not stop_requested(config["stop"]):  # only this machine is stopping; Ray restarts the workers
+        if not stop_requested(config["signals"]):  # only this machine is stopping; Ray restarts the workers
             raise
     except UserError as error:
         if debugging():
@@ -253,7 +255,7 @@ def _train(config: dict[str, Any], folder: RunFolder, rank: int, world_size: int
         everywhere = world_size == 1 or job is None or isinstance(error, distributed.SharedError | DivergedError)
         if not everywhere:
             if isinstance(error, CustomCodeError):
-                record_failure(config["stop"], str(error))
+                record_failure(config["signals"], str(error))
             raise
         if rank == 0:
             try:

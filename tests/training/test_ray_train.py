@@ -224,7 +224,7 @@ def test_user_error_of_a_worker_is_recorded(tmp_path: Path, monkeypatch: pytest.
         raise UserError("no such dataset")
 
     monkeypatch.setattr(ray_train, "recorded_failure", lambda _: None)
-    ray_train._train({"build": build, "spec": {}, "stop": "key"}, fakes.folder(tmp_path), 0, 1)
+    ray_train._train({"build": build, "spec": {}, "signals": None}, fakes.folder(tmp_path), 0, 1)
     record = fakes.folder(tmp_path).record()
     assert record is not None and (record.status, record.error) == ("failed", "no such dataset")
 
