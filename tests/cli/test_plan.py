@@ -56,7 +56,7 @@ def test_a_throughput_gives_hours_cost_and_bytes(capsys: pytest.CaptureFixture[s
     actual = rows(outcome.out)
     assert list(actual) == ["wall time", "actor hours", "EUR", "bytes"]
     # 3,000 shards of 12 s: one actor in the first minute, then four.
-    assert actual["wall time"] == ["2 h 30 min", ""]
+    assert actual["wall time"] == ["2 h 30 min", "–"]
     assert actual["actor hours"][0] == "10.00" and actual["EUR"][0] == "25.01"
     assert actual["bytes"] == ["18.0 MB", "–"]
 
