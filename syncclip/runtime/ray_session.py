@@ -167,7 +167,7 @@ def require_nodes(selector: Mapping[str, str], key: str) -> None:
     """
     import ray
 
-    if capacity(selector)["CPU"] if ray.is_initialized() else matches({}, selector):
+    if not selector or (capacity(selector)["CPU"] if ray.is_initialized() else matches({}, selector)):
         return
     live = [node["Labels"] for node in ray.nodes() if node["Alive"]] if ray.is_initialized() else []
     every = [*live, *(node.get("labels") or {} for node in _node_types())]

@@ -172,6 +172,13 @@ def test_synthesis_launches_spot_machines_first_up_to_the_limits(name: str) -> N
     assert launches(pools(name), ACTOR, 64) == {"generate-spot": 8, "generate-on-demand": 2}
 
 
+@pytest.mark.parametrize("name", CLOUDS)
+def test_a_selector_keeps_synthesis_on_spot_machines(name: str) -> None:
+    spot = {"ray.io/market-type": "spot"}
+    assert launches(pools(name), ACTOR, 64, selector=spot) == {"generate-spot": 8}
+    assert "generate-on-demand" not in launches(pools(name), ACTOR, 2, broken="generate-spot", selector=spot)
+
+
 @pytest.mark.parametrize("count", [1, 2, 8])
 @pytest.mark.parametrize("name", CLOUDS)
 def test_training_launches_machines_on_demand_only(name: str, count: int) -> None:

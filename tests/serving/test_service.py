@@ -16,7 +16,7 @@ from syncclip.core.settings import UserError
 from syncclip.inference.model import Model, load
 from syncclip.recipe.recipe import Recipe
 from syncclip.serving.app import CALLBACK, TOKEN
-from syncclip.serving.service import app
+from syncclip.serving.service import app, application, service_settings
 from tests.conftest import TinyWorld
 from tests.ray_head import ray_head
 from tests.serving.served import PATIENCE, Served, served
@@ -149,6 +149,28 @@ def test_a_cluster_runs_one_service_until_its_command_ends(run: str, model: Mode
                 with pytest.raises(AssertionError, match="Serve is already running"), served(run, **head.to_join):
                     pass
                 check(item.ask("/classify", image.read_bytes()), model, image)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"min_replica": 1}, "min_replica is not an option of Ray Serve's AutoscalingConfig"),
+        ({"min_replicas": 3, "max_replicas": 2}, "max_replicas"),
+    ],
+)
+def test_autoscaling_settings_are_those_of_ray_serve(value: dict[str, int], message: str) -> None:
+    with pytest.raises(UserError, match=f"autoscaling_config: .*{message}"):
+        service_settings({"run": "runs/first", "autoscaling_config": value})
+
+
+def test_labels_and_autoscaling_are_passed_to_ray_serve() -> None:
+    spot = {"ray.io/market-type": "spot"}
+    scaling = {"min_replicas": 2, "max_replicas": 8}
+    settings = service_settings({"run": "runs/first", "label_selector": spot, "autoscaling_config": scaling})
+    deployment = application(settings)._bound_deployment
+    passed = deployment._deployment_config.autoscaling_config
+    assert (passed.min_replicas, passed.max_replicas, settings.initial_replicas) == (2, 8, 2)
+    assert deployment.ray_actor_options["label_selector"] == spot
 
 
 def test_settings_of_a_serve_config_are_validated(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,7 +144,7 @@ def test_a_local_job_needs_no_pool(tmp_path: Path) -> None:
 
 
 def test_actors_must_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "capacity", lambda: {"CPU": 2.0, "GPU": 0.0})
+    monkeypatch.setattr(job, "capacity", lambda _: {"CPU": 2.0, "GPU": 0.0})
     monkeypatch.setattr("ray.is_initialized", lambda: True)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     with pytest.raises(UserError, match="synthesis.num_gpus is 1, but the cluster has 0 GPUs and 2 CPUs"):
@@ -155,3 +155,23 @@ def test_actors_must_fit(monkeypatch: pytest.MonkeyPatch) -> None:
         UserError, match="3 actors with 2 threads each would need 6 CPUs, but only 2 are available; use at most 1"
     ):
         check_capacity(Pool(3), 2)
+
+
+def test_a_selector_without_nodes_lists_the_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [
+        {"Alive": alive, "Labels": {"ray.io/node-id": kind, "ray.io/market-type": kind}, "Resources": {"CPU": 2.0}}
+        for kind, alive in (("on-demand", True), ("spot", False))
+    ]
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    check_capacity(Pool(label_selector={"ray.io/market-type": "!spot"}), 1)
+    missing, existing = "ray.io/market-type=spot", "ray.io/market-type=on-demand"
+    with pytest.raises(UserError, match=f"label_selector: no node has {missing}; labels of the nodes: {existing}$"):
+        check_capacity(Pool(label_selector={"ray.io/market-type": "spot"}), 1)
+
+
+def test_a_local_instance_of_ray_has_no_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(UserError, match="--label: no node has gpu=a100; labels of the nodes: none"):
+        check_capacity(Pool(label_selector={"gpu": "a100"}), 1, selector_key="--label")
