@@ -1,6 +1,6 @@
 """Driver memory and throughput of the worker pool for many shards: `python -m benchmarks.graph --shards 10000`.
 
-Shards are empty: no images are generated and no files are written. The specs, the pool, the attempt log, the reports
+Shards are empty: no images are generated and no files are written. The specs, the pool, the queue, the reports
 and the status are real.
 """
 

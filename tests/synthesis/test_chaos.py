@@ -30,6 +30,6 @@ def test_kills_and_faults_change_no_byte(tmp_path: Path) -> None:
         assert digests(f"{bucket}/set") == expected
         assert set(times_there(plan, f"{bucket}/set").values()) == {1}
         assert {"503", "reset", "slow"} <= proxy.spoilt.keys()
-    assert {"actor", "driver", "ledger", "worker"} <= toll.kills.keys()
+    assert {"actor", "driver", "queue", "worker"} <= toll.kills.keys()
     # A process that dies may lose the shard that it writes and the one that it generates.
     assert 0 <= toll.wasted <= toll.deaths * 2 * SHARD_SIZE + toll.failed

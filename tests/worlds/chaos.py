@@ -25,11 +25,11 @@ from syncclip.synthesis.generators.weights import locate
 from syncclip.synthesis.plan import Plan, write_plan
 from tests.worlds.light import LEDGER, PACE, LightWorker, Note, read_notes
 
-Kind = Literal["actor", "driver", "ledger", "worker"]
-DECK: tuple[Kind, ...] = (*["actor"] * 7, "driver", "ledger", "worker")
-"""Targets of ten kills, to be shuffled. `ledger`: the actor that counts attempts; `worker`: other workers of Ray."""
+Kind = Literal["actor", "driver", "queue", "worker"]
+DECK: tuple[Kind, ...] = (*["actor"] * 7, "driver", "queue", "worker")
+"""Targets of ten kills, to be shuffled. `queue`: the actor that assigns shards; `worker`: other workers of Ray."""
 
-SIGNS: dict[str, Kind | None] = {"Agent": None, "ShardRow": "actor", "AttemptLog": "ledger", "ray::": "worker"}
+SIGNS: dict[str, Kind | None] = {"Agent": None, "ShardRow": "actor", "ShardQueue": "queue", "ray::": "worker"}
 """Text in the title of a worker process -> its kind, by the first match. Without its agents, Ray would end a node."""
 
 
