@@ -6,13 +6,16 @@ import asyncio
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
+import ray
 
 from syncclip.shards.index import COLUMNS, INDEX
 from syncclip.synthesis import driver
@@ -113,6 +116,45 @@ def test_a_report_arrives_before_the_next_shard_is_done(tmp_path: Path) -> None:
         errors.append(report.error)
         (tmp_path / "received").touch()
     assert errors == ["", ""]
+
+
+class Mortal(Plain):
+    """Records each start of an actor; the first actor's process is killed at each of its first `kills` shards.
+
+    The other actors wait for these kills, so that they don't complete all shards meanwhile.
+    """
+
+    def __init__(self, folder: str, kills: int) -> None:
+        self.folder, self.kills = Path(folder), kills
+        self.actor = ray.get_runtime_context().get_actor_id()
+
+    def prepare(self) -> None:
+        (self.folder / f"{self.actor}-{os.getpid()}").touch()
+
+    def begin(self, shard: int) -> int:
+        with suppress(FileExistsError), (self.folder / "victim").open("x") as file:
+            file.write(self.actor)
+        deadline = time.monotonic() + PATIENCE
+        while len(list(self.folder.glob("killed-*"))) < self.kills and time.monotonic() < deadline:
+            if (self.folder / "victim").read_text() == self.actor:
+                with suppress(FileExistsError), (self.folder / f"killed-{shard}").open("x"):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                break
+            time.sleep(0.05)
+        return shard
+
+
+@pytest.mark.fault
+def test_only_the_actor_that_is_killed_starts_again(tmp_path: Path) -> None:
+    """More kills than Ray Data's usual restarts allow; all other actors keep their models."""
+    kills = 6
+    reports = list(run_pool(range(64), partial(Mortal, str(tmp_path), kills), Pool(2)))
+    assert sorted(report.shard for report in reports) == list(range(64))
+    assert not any(report.error for report in reports)
+    assert sum(report.deaths for report in reports) >= kills == len(list(tmp_path.glob("killed-*")))
+    victim = (tmp_path / "victim").read_text()
+    starts = Counter(path.name.partition("-")[0] for path in tmp_path.glob("*-*") if "killed" not in path.name)
+    assert starts.pop(victim) == kills + 1 and list(starts.values()) == [1]
 
 
 class LocalQueue:
