@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,6 +16,7 @@ from syncclip.synthesis.plan import Plan, draft
 from syncclip.synthesis.settings import SynthesisSettings
 from syncclip.workers import job
 from syncclip.workers.report import Report
+from syncclip.workers.settings import Pool
 from tests.worlds.language import build_language_model
 from tests.worlds.pipelines import build_generator
 
@@ -54,11 +56,18 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Generate shards in this process instead of Ray; returns the list of started shards."""
     started: list[int] = []
 
-    def run_pool(shards: Sequence[int], worker: Callable[[], job.Worker[Any]], **_: Any) -> Iterator[Report]:
-        here = worker()
-        for shard in shards:
+    def run_pool(
+        shards: Sequence[int], worker: Callable[[], job.Worker[Any]], pool: Pool, **_: Any
+    ) -> Iterator[Report]:
+        here, waiting, failures = worker(), deque(shards), Counter[int]()
+        while waiting:
+            shard = waiting.popleft()
             started.append(shard)
-            yield here.commit(here.begin(shard))
+            report = here.commit(here.begin(shard))
+            if report.error and not report.fatal and failures[shard] < pool.retries:
+                failures[shard] += 1
+                waiting.append(shard)
+            yield report
 
     monkeypatch.setattr(job, "run_pool", run_pool)
     monkeypatch.setattr(driver, "ray_session", nullcontext)

@@ -133,7 +133,7 @@ def test_lost_worker_is_replaced_at_most_max_failures_times(tmp_path: Path) -> N
         ((4, 8), {}, "room for 3 of 4"),
         (2, {"ray.io/market-type": "!spot"}, ""),
         (2, {"ray.io/market-type": "spot"}, "room for 1 of 2 workers on nodes with ray.io/market-type=spot"),
-        (2, {"market": "!spot", "zone": "a"}, "0 of 2 workers on nodes with market!=spot,zone=a"),
+        (2, {"market": "!spot", "zone": "a"}, "0 of 2 workers on nodes with market!=spot, zone=a"),
     ],
 )
 def test_lack_of_resources_is_described(
