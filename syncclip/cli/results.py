@@ -84,33 +84,33 @@ def recommend(
     """Estimate how many synthetic images per class a target accuracy requires, from a finished study."""
     from syncclip.studies.gain_prediction import METRIC
 
-    answer = syncclip.recommend(folder, accuracy, metric or METRIC, configuration)
-    for paragraph in _lines(answer, accuracy):
+    recommendation = syncclip.recommend(folder, accuracy, metric or METRIC, configuration)
+    for paragraph in _lines(recommendation, accuracy):
         text.show(textwrap.fill(paragraph, WIDTH, subsequent_indent="  ", break_on_hyphens=False))
 
 
-def _lines(answer: Recommendation, accuracy: float) -> Iterator[str]:
+def _lines(recommendation: Recommendation, accuracy: float) -> Iterator[str]:
     from syncclip.studies.summary import HEADINGS
 
-    level, largest = coverage(answer.confidence_level), max(answer.measured)
-    target = f"{HEADINGS[answer.metric]} of {accuracy:g} % with {answer.configuration}"
-    cost = f"{counted(answer.images, 'image')}, {answer.cost or 'unknown time'}"
-    if answer.needed is None:
-        yield f"{target}: not determined, because {answer.reason}."
+    level, largest = coverage(recommendation.confidence_level), max(recommendation.measured)
+    target = f"{HEADINGS[recommendation.metric]} of {accuracy:g} % with {recommendation.configuration}"
+    cost = f"{counted(recommendation.images, 'image')}, {recommendation.cost or 'unknown time'}"
+    if recommendation.needed is None:
+        yield f"{target}: not determined, because {recommendation.reason}."
     else:
-        bounds = answer.needed.low, answer.needed.high
+        bounds = recommendation.needed.low, recommendation.needed.high
         low, high = (f"{math.ceil(n)}" if n <= largest else f"over {largest}" for n in bounds)
-        images = counted(math.ceil(answer.needed.estimate), "image")
+        images = counted(math.ceil(recommendation.needed.estimate), "image")
         yield f"{target}: {images} per class ({level} interval {low} to {high}); {cost}."
     yield f"  images  accuracy  {level} interval"
-    for n, each in answer.measured.items():
+    for n, each in recommendation.measured.items():
         yield f"  {n:>6}  {each.estimate:>8.1f}  {each.low:.1f} to {each.high:.1f}"
-    if answer.pilot:
-        numbers, size = ",".join(map(str, answer.pilot)), "" if answer.needed else f" ({cost})"
+    if recommendation.pilot:
+        numbers, size = ",".join(map(str, recommendation.pilot)), "" if recommendation.needed else f" ({cost})"
         yield f"To decide, repeat the study with `study.images_per_class=[{numbers}]`{size}; finished runs are kept."
-    elif answer.needed and answer.needed.high > largest:
+    elif recommendation.needed and recommendation.needed.high > largest:
         yield "Some classes may never reach the target: more classes, not more images, would narrow the interval."
-    if answer.split == "test":
+    if recommendation.split == "test":
         yield (
             "The study was evaluated on test images, on which the accuracy at a number chosen here is optimistic; "
             "choose it from a study with `evaluation.split=val`."

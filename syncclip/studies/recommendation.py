@@ -29,7 +29,7 @@ class Recommendation:
     Attributes:
         measured: accuracy at each measured number of images per class.
         needed: number of images per class; the upper bound may exceed the measured range or be infinite. None if the
-            study gives no answer, for which `reason` is set.
+            study does not determine it, for which `reason` is set.
         pilot: numbers of images per class of a study that would decide; empty if more images do not help to decide.
         images: size of the synthetic dataset for `needed`, or else for the pilot.
         cost: time of one generator and price for `images`; empty if unknown.
@@ -57,16 +57,16 @@ def recommend(folder: str, accuracy: float, metric: str = METRIC, configuration:
         configuration: name of the configuration; default: the study's reference configuration.
 
     Returns:
-        The answer: `needed` is the number of images per class with its confidence interval, or None if the study does
-        not determine it; `reason` and `pilot` then contain the cause and the numbers of images of a study that would.
+        The recommendation. If the study does not determine the number of images, `needed` is None, and `reason` and
+        `pilot` contain the cause and the numbers of images of a study that would.
 
     Raises:
         UserError: there is no finished study, or it has no scaling curve of the configuration and metric.
 
     Examples:
         >>> from syncclip import recommend
-        >>> answer = recommend("runs/study", accuracy=60, metric="novel")
-        >>> list(answer.measured), answer.needed
+        >>> recommended = recommend("runs/study", accuracy=60, metric="novel")
+        >>> list(recommended.measured), recommended.needed
         ([1, 2], None)
     """
     source = read_source(folder, finished=True)
@@ -109,7 +109,7 @@ def recommend(folder: str, accuracy: float, metric: str = METRIC, configuration:
         at: interval(100 - error, 100 - errors, level)
         for at, error, errors in zip(series.amounts, series.means, series.resamples.T, strict=True)
     }
-    answer, split = (None if reason else needed), source.test_images["split"]
+    determined, split = (None if reason else needed), source.test_images["split"]
     return Recommendation(
-        name, metric, split, measured, answer, reason, tuple(sorted(pilot - {0})), images, cost, level
+        name, metric, split, measured, determined, reason, tuple(sorted(pilot - {0})), images, cost, level
     )

@@ -29,9 +29,9 @@ def test_other_folders_and_files_have_no_kind(tmp_path: Path) -> None:
     (tmp_path / "file.csv").touch()
     for path in (tmp_path, tmp_path / "file.csv", tmp_path / "missing"):
         assert storage.kind_of(str(path)) is None
-    assert str(storage.wrong_folder(str(tmp_path), "a run", "no run found; fix")) == f"{tmp_path}: no run found; fix"
-    error = str(storage.wrong_folder(f"{tmp_path}/missing", "a run", "no run found; fix"))
-    assert error == f"{tmp_path}/missing: no run found, because the folder does not exist; fix"
+    assert str(storage.wrong_folder(str(tmp_path), "a run", "no run; fix")) == f"{tmp_path}: no run; fix"
+    error = str(storage.wrong_folder(f"{tmp_path}/missing", "a run", "no run; fix"))
+    assert error == f"{tmp_path}/missing: no run, because the folder does not exist; fix"
 
 
 def test_every_folder_that_verify_recognises_has_a_kind() -> None:
