@@ -62,6 +62,7 @@ def synth(recipe: Recipe, out: str | None = None) -> SetSummary:
         28
     """
     url = absolute(out or storage.join(recipe.folder, "synthetic"))
+    storage.require_kind(url, "a synthetic dataset")
     planned = plan(recipe)
     with nullcontext() if has_all(planned, url) else storage.lock(url, "synth"):
         summary = synthesise_set(planned, url, recipe.synthesis.pool, place_assets=partial(with_assets, recipe))

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 """Maximum line length in characters."""
+CONFIGURATIONS = "https://syncclip.github.io/syncclip/docs/choosing-a-method.html"
+"""Page that describes the configurations of the gain map."""
 LONGEST_NAME = 20
 """Maximum length of a class name in a pair, in characters."""
 
@@ -85,7 +87,11 @@ def lines(assessment: Assessment, source: str) -> list[str]:
     return [
         line
         for paragraph in paragraphs
-        for line in textwrap.wrap(paragraph, WIDTH, subsequent_indent="  ", break_on_hyphens=False) or [""]
+        for line in (
+            [paragraph]  # a command, which would not run if it contained line breaks
+            if paragraph.startswith("  syncclip ")
+            else textwrap.wrap(paragraph, WIDTH, subsequent_indent="  ", break_on_hyphens=False) or [""]
+        )
     ]
 
 
@@ -145,17 +151,20 @@ def _conclusion(assessment: Assessment, source: str) -> Iterator[str]:
     if gain is not None and min(gain.over_real.low, gain.over_zero_shot.low) <= 0:
         yield "An interval includes zero: confirm the gain with a pilot before a large study."
     if assessment.pilot is None and (gain is not None or not assessment.expected):
-        yield from _next_step(source, assessment.validation)
+        yield from _next_step(source, assessment)
 
 
-def _next_step(source: str, validation: bool) -> Iterator[str]:
+def _next_step(source: str, assessment: Assessment) -> Iterator[str]:
     from syncclip.studies.pilot import OUT, pilot_command
 
     if not _is_recipe(source):
         yield f"Next: `syncclip init {source}`, then a pilot study with the recipe."
         return
-    without = "" if validation else " (on test images, because the dataset has no validation split)"
-    yield f"Next: `{pilot_command(source, validation)}`{without}, then `syncclip assess {source} --pilot {OUT}`."
+    command = pilot_command(source, assessment.validation, assessment.recommended)
+    without = "" if assessment.validation else " (on test images, because the dataset has no validation split)"
+    yield f"Next, a pilot{without}:"
+    yield f"  {command}"
+    yield f"  syncclip assess {source} --pilot {OUT}"
 
 
 def _of_pilot(pilot: Pilot) -> Iterator[str]:
@@ -228,3 +237,7 @@ def _by_configuration(expected: tuple[ExpectedGain, ...]) -> Iterator[str]:
         by_baseline.setdefault(gain.real_only, []).append(gain.configuration)
     pairs = (f"{name} for {', '.join(configurations)}" for name, configurations in by_baseline.items())
     yield f"real images only: {'; '.join(pairs)}"
+    yield (
+        "names: METHOD-DATA, trained on real images (real) or real and synthetic images (both); @both, -shared and "
+        f"-vectors are variants of SYNC-CLIP, see {CONFIGURATIONS}"
+    )

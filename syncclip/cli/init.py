@@ -11,7 +11,7 @@ import numpy as np
 from syncclip import storage
 from syncclip.clip.prompt_text import prompt_texts, too_long
 from syncclip.core.settings import UserError
-from syncclip.core.text import ARTICLE
+from syncclip.core.text import ARTICLE, counted
 from syncclip.datasets import SPLITS, Dataset, DatasetSettings, load_dataset
 from syncclip.datasets.check import SMALL_SPLIT, problems_of, warnings_of
 from syncclip.datasets.dataset import TEMPLATE
@@ -115,6 +115,8 @@ def write_first_recipe(
     body = template.format(dataset=_section(recipe.dataset, dataset), configurations=_CONFIGURATIONS)
     storage.write_bytes(path, (_facts(dataset) + body).encode())
     written = Recipe.load(path)
+    classes = counted(len(dataset.classnames), "class", "classes")
+    print_message(f"init: {classes}, of which {len(dataset.base)} are base classes; {_sizes(dataset)} images")
     for warning in (*problems_of(dataset), *warnings_of(dataset)):
         print_message(f"init: warning: {warning}")
     if len(dataset.split("test")) < SMALL_SPLIT and (power := power_line([written])):
@@ -162,15 +164,18 @@ def _check_prompts(recipe: Recipe, dataset: Dataset) -> None:
             )
 
 
+def _sizes(dataset: Dataset) -> str:
+    return ", ".join(f"{len(dataset.splits[split]):,} {split}" for split in SPLITS if split in dataset.splits)
+
+
 def _facts(dataset: Dataset) -> str:
     """Return comment lines with the number of classes, the number of images and the image size."""
     test = dataset.split("test")
     sample = [int(rows[0]) for label in dataset.candidates[:SAMPLED_IMAGES] if len(rows := test.rows_of(label))]
     sides = [min(test.image(row).size) for row in sample]
-    sizes = ", ".join(f"{len(dataset.splits[split]):,} {split}" for split in SPLITS if split in dataset.splits)
     names = ", ".join(dataset.classnames[:4]) + (", …" if len(dataset.classnames) > 4 else "")
     return (
         f"# Written by `syncclip init`: {len(dataset.classnames)} classes ({names}), of which\n"
-        f"# {len(dataset.base)} are base classes; {sizes} images.\n"
+        f"# {len(dataset.base)} are base classes; {_sizes(dataset)} images.\n"
         f"# The median length of the images' shorter side is {statistics.median(sides):.0f} pixels.\n\n"
     )

@@ -171,10 +171,12 @@ def study(
     """Run the grid method x data x images per class x seed, fit the scaling curve, and write the report."""
     loaded = syncclip.Recipe.load(recipe, overrides)
     from syncclip import storage
+    from syncclip.cli import render
     from syncclip.cli.status import study_status
     from syncclip.reports import write_report
     from syncclip.studies import summary
     from syncclip.studies.levels import study
+    from syncclip.studies.outputs import TABLES
     from syncclip.studies.run import folder_of
 
     if status:
@@ -184,11 +186,11 @@ def study(
     done = study(loaded, out)
     if len(done.table):
         report = write_report(done.url)
-        if loaded.study.pretrained:
-            text.show(report.table)
-        else:
-            summary.show(loaded, done.url, done.table, done.comparisons)
-            text.show(report.headline)
+        render.show_report(report)
+        if not loaded.study.pretrained:
+            for line in summary.baseline_lines(loaded, done.table):
+                print_message(line)
+            text.show(f"all metrics: {text.from_here(storage.join(done.url, TABLES))}")
         text.show(f"report: {text.from_here(report.url)}")
     done.check()
 
@@ -197,13 +199,14 @@ def tune(recipe: RecipeName, overrides: Overrides, out: Out = None) -> None:
     """Tune each study configuration over its search space, on validation images only."""
     loaded = syncclip.Recipe.load(recipe, overrides)
     from syncclip import storage
+    from syncclip.cli import render
     from syncclip.recipe.overrides import as_override
     from syncclip.reports import write_report
     from syncclip.studies import tune as tuning
 
     done = tuning.tune(loaded, out)
     report = write_report(done.url)
-    text.show(report.table)
+    render.show_report(report)
     for configuration in done.recipe.study.configurations:
         if best := done.record["configurations"].get(configuration.name):
             values = {"training.method": configuration.method, "training.data": configuration.data}
@@ -227,10 +230,11 @@ def report(
     latex: Annotated[bool, typer.Option("--latex", help="Also write a LaTeX table (booktabs) and a CSV file.")] = False,
 ) -> None:
     """Write the report of a study, run, synthetic dataset or search as one self-contained HTML page."""
+    from syncclip.cli import render
     from syncclip.reports import write_report
 
     done = write_report(folder)
-    text.show(done.table)
+    render.show_report(done)
     text.show(text.from_here(done.url))
     if figures or latex:
         from syncclip.reports.paper import write_paper

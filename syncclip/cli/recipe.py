@@ -29,7 +29,7 @@ def ls() -> None:
 
 @app.command("show")
 def show(recipe: RecipeName, overrides: Overrides) -> None:
-    """Print a recipe with all defaults, as stored with results."""
+    """Print a recipe with its defaults, as stored with results; settings without effect by default are omitted."""
     typer.echo(text.printable(syncclip.Recipe.load(recipe, overrides).to_yaml().rstrip(), "\n"))
 
 

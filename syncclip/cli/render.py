@@ -8,15 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from syncclip.core.text import MISSING, counted, duration, from_here, percent, printable, size, table
+from syncclip.core.text import MISSING, counted, duration, from_here, percent, printable, show, size, table
 from syncclip.evaluation.baselines import BASELINE_NAMES, BASELINES
 from syncclip.evaluation.metrics import METRIC_HEADINGS, legend
 
 if TYPE_CHECKING:
+    from syncclip.reports import StudyReport
     from syncclip.shards.markers import ShardStats
     from syncclip.shards.reader import ShardSet
     from syncclip.synthesis.summary import SetSummary
     from syncclip.synthetic_sets.quality import SetQuality
+
+
+def show_report(report: StudyReport) -> None:
+    """Print a report's tables and text."""
+    for each in report.tables:
+        show(each)
+    if report.text:
+        show(report.text)
 
 
 def results(metrics: Mapping[str, Any], method: str, title: str) -> Table:

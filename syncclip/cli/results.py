@@ -49,12 +49,12 @@ def compare(
     frame = syncclip.compare(*folders)
     for number, folder in enumerate(folders):
         (reason,) = {*frame["reason"][number :: len(folders)]} - {""} or {""}
-        note = f"\n   no interval: {reason}" if number and reason else ""
-        text.show(f"{number + 1}: {cut(folder, WIDTH - 3)}{note}")
+        notes = frame["settings"][number].splitlines()
+        notes += [f"no interval: {reason}"] if number and reason else []
+        text.show(
+            "\n".join([f"{number + 1}: {cut(folder, WIDTH - 3)}", *(f"   {cut(note, WIDTH - 3)}" for note in notes)])
+        )
     measured = frame[frame["mean"].notna()].copy()
-    # Long settings, such as paths, usually differ at their end.
-    labels = measured["settings"].str.replace(r"(?m)^(.{15}).{2,}(.{15})$", r"\1…\2", regex=True)
-    measured["configuration"] = (measured["configuration"] + "\n" + labels).str.strip()
     measured["number"] = measured.index % len(folders) + 1
     columns = [key for key in COLUMNS if measured[key].notna().any()]
     numeric = [key for key in columns if measured[key].dtype == float]
@@ -67,9 +67,14 @@ def compare(
     level = coverage(frame["confidence_level"].iloc[0])
     lines = [COLUMNS[key][1].format(level) for key in columns if COLUMNS[key][1]]
     missing = [MISSING] if measured[columns].isna().any(axis=None) else []
+    if measured["difference_low"].notna().any():
+        over = "classes and seeds" if measured["seeds"].max() > 1 else "classes, without the variation between seeds"
+        lines.append(f"intervals: over {over}")
     text.show("\n".join([*lines, legend([*(HEADINGS[key] for key in keys), *missing])]).strip())
     if out is not None:
-        storage.write_bytes(out, frame.to_csv(index=False).encode())
+        written = frame[frame["metric"] == metric] if metric else frame
+        written = written.assign(settings=written["settings"].str.replace("\n", " "))
+        storage.write_bytes(out, written.to_csv(index=False).encode())
         text.show(out)
 
 
@@ -90,6 +95,7 @@ def recommend(
 
 
 def _lines(recommendation: Recommendation, accuracy: float) -> Iterator[str]:
+    from syncclip.studies.outputs import FEW_SEEDS
     from syncclip.studies.summary import HEADINGS
 
     level, largest = coverage(recommendation.confidence_level), max(recommendation.measured)
@@ -108,7 +114,13 @@ def _lines(recommendation: Recommendation, accuracy: float) -> Iterator[str]:
     if recommendation.pilot:
         numbers, size = ",".join(map(str, recommendation.pilot)), "" if recommendation.needed else f" ({cost})"
         yield f"To decide, repeat the study with `study.images_per_class=[{numbers}]`{size}; finished runs are kept."
-    elif recommendation.needed and recommendation.needed.high > largest:
+    if recommendation.seeds < FEW_SEEDS and (recommendation.pilot or recommendation.needed is None):
+        seeds = ",".join(map(str, range(1, FEW_SEEDS + 2)))
+        yield (
+            f"The study has {counted(recommendation.seeds, 'seed')}, so its intervals are wide: first repeat it with "
+            f"`study.seeds=[{seeds}]`."
+        )
+    elif not recommendation.pilot and recommendation.needed and recommendation.needed.high > largest:
         yield "Some classes may never reach the target: more classes, not more images, would narrow the interval."
     if recommendation.split == "test":
         yield (

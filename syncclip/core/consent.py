@@ -23,16 +23,30 @@ from syncclip.core.settings import UserError
 
 
 def has_consent(name: str, folders: Sequence[str]) -> bool:
-    """Return whether this user has run `module:Class` from the files that an import from `folders` would execute.
+    """Return whether this user has run `module:Class` from the files that an import from `folders` would execute."""
+    sources = _sources(name, folders)
+    recorded = _recorded(name, sources)
+    with suppress(OSError):  # a recorded file was removed
+        return bool(sources) and {*sources} <= recorded.keys() and recorded == _checksums(recorded)
+    return False
+
+
+def changed_file(name: str, folders: Sequence[str]) -> str | None:
+    """Return the first file of `module:Class` that was changed or removed since this user ran it."""
+    recorded = _recorded(name, _sources(name, folders))
+    changed = (file for file, sha in recorded.items() if not Path(file).is_file() or _checksums([file]) != {file: sha})
+    return next(changed, None)
+
+
+def _recorded(name: str, sources: Sequence[str]) -> dict[str, str]:
+    """Read the checksum of each file in a record; {} if there is none.
 
     No code is executed. Records that are damaged, belong to another user or can be written by others are ignored.
     """
-    sources = _sources(name, folders)
     with suppress(OSError, UserError), open(open_private(_record(name, sources), os.O_RDONLY), "rb") as file:
         if not os.fstat(file.fileno()).st_mode & 0o022:
-            checksums = parse_json(file.read(), str(file.name), dict)
-            return {*sources} <= checksums.keys() and checksums == _checksums(checksums)
-    return False
+            return parse_json(file.read(), str(file.name), dict)
+    return {}
 
 
 def record_consent(name: str, folders: Sequence[str]) -> None:

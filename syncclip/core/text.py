@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
+import shutil
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TextIO
 from urllib.parse import quote
 
 from syncclip.core.secrets import redacted
@@ -23,6 +24,9 @@ CUT, LONGEST = 200, 2000
 
 LONGEST_WORD = 24
 """Maximum word length in table cells, in characters; longer words are broken."""
+
+_UNBROKEN = re.compile(r"\d ±|\d \(.*\d\)$")
+"""Cells with a number and its error or interval, which are kept on a line."""
 
 JOINERS = "\u200c\u200d"
 """Zero-width joiners, which some scripts and emoji require."""
@@ -157,6 +161,22 @@ def first_line(error: BaseException) -> str:
     return cut((str(error).strip().splitlines() or [type(error).__name__])[0].rstrip("."))
 
 
+def wrapped(text: str, stream: TextIO) -> str:
+    """Break the lines of a message at spaces if the stream is a terminal, but not within commands in backticks."""
+    if not stream.isatty():
+        return text
+    width = max(40, shutil.get_terminal_size().columns)
+    lines = []
+    for line in text.split("\n"):
+        lines.append("")
+        for word in re.findall(r"\s*(?:`[^`]*`|\S)+", line):
+            if lines[-1] and len(lines[-1]) + len(word) > width:
+                lines.append("  " + word.lstrip())
+            else:
+                lines[-1] += word
+    return "\n".join(lines)
+
+
 def show(text: Table | str, keys: int = 1) -> None:
     """Print text or a table to stdout; tables are 200 characters wide if stdout is not a terminal.
 
@@ -164,7 +184,7 @@ def show(text: Table | str, keys: int = 1) -> None:
         keys: number of leading columns to repeat if a table is split to fit the terminal.
     """
     if isinstance(text, str):
-        sys.stdout.write(printable(text, keep="\n") + "\n")
+        sys.stdout.write(wrapped(printable(text, keep="\n"), sys.stdout) + "\n")
         sys.stdout.flush()  # raises an error if the disk is full
         return
     from rich.console import Console
@@ -190,6 +210,8 @@ def _parts(table: Table, width: int, keys: int) -> Iterator[Table]:
         yield table
         return
     first, rest = table.columns[:keys], table.columns[keys:]
+    if sum(full_widths[:keys]) + 3 * keys < width / 2:
+        first = [replace(column, min_width=full_widths[column._index]) for column in first]
     title = table.title
     while first:
         columns, free = list(first), width - 1 - sum((column.min_width or 1) + 3 for column in first)
@@ -223,7 +245,7 @@ def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[object]],
     for column, heading in enumerate(headings):
         numbers = all(isinstance(row[column], int | float | None) for row in rows)
         cells = [heading, *(_cell(row[column]) for row in rows)]
-        words = [word for cell in cells for word in ([cell] if "±" in cell else cell.split())]
+        words = [word for cell in cells for word in ([cell] if _UNBROKEN.search(cell) else cell.split())]
         justify: Literal["left", "right"] = "right" if numbers and rows else "left"
         min_width = min(LONGEST_WORD, max(map(cell_len, words), default=1))
         built.add_column(Text(printable(heading)), justify=justify, min_width=min_width, overflow="fold")

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 
-from syncclip.core.consent import has_consent, record_consent
+from syncclip.core.consent import changed_file, has_consent, record_consent
 from syncclip.core.session import current
 from syncclip.core.settings import UserError
 
@@ -88,6 +88,11 @@ def require_trust(name: str | None, prefix: str = "") -> None:
         if has_consent(name, _import_folders()):
             trust(name)
             return
+        if file := changed_file(name, _import_folders()):
+            raise UserError(
+                f"{prefix}{name!r} has changed since you ran it ({file}); train with it again, or if you trust the "
+                f"change, run syncclip --trust {name} ..."
+            )
         mark = current().untrusted_sources.get(name)
         source = f" ({mark} marks its folder as a results folder)" if mark is not None else ""
         raise UserError(

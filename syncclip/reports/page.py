@@ -23,7 +23,15 @@ from syncclip.reports.configurations import Numbers, gather_numbers
 from syncclip.reports.figures import nearer, payload
 from syncclip.reports.images import image_strips, reject_strips
 from syncclip.reports.inputs import Inputs, read_inputs
-from syncclip.reports.table import PageTable, costs, datasets_table, quality_table, runs_table, terminal_table
+from syncclip.reports.table import (
+    PageTable,
+    costs,
+    datasets_table,
+    quality_table,
+    runs_table,
+    terminal_legend,
+    terminal_tables,
+)
 from syncclip.reports.verdict import Verdict, verdict_on
 from syncclip.studies.outputs import LEVELS, TABLE, TUNED, CellState, read_json
 from syncclip.training.settings import SCHEDULES
@@ -65,11 +73,11 @@ MAX_FAILED = 10
 
 @dataclass(frozen=True)
 class StudyReport:
-    """Path or URL of a written report, with its headline and a summary table for the terminal."""
+    """Path or URL of a written report, with tables for the terminal and the text below them."""
 
     url: str
-    headline: str
-    table: Table
+    tables: Sequence[Table]
+    text: str = ""
 
 
 def write_report(folder: str) -> StudyReport:
@@ -94,7 +102,8 @@ def write_report(folder: str) -> StudyReport:
     if storage.read_contents(inputs.url) is not None:
         storage.write_contents(inputs.url, inputs.folder_owner)
     headline = f"{verdict.headline} ({verdict.interval})" if verdict.interval else verdict.headline
-    return StudyReport(url, headline, terminal_table(inputs, numbers, headline))
+    lines = [terminal_legend(numbers), *verdict.sentences, headline]
+    return StudyReport(url, terminal_tables(inputs, numbers), "\n".join(filter(None, lines)))
 
 
 def _write_map(url: str) -> StudyReport:
@@ -108,7 +117,7 @@ def _write_map(url: str) -> StudyReport:
     path = storage.join(url, "report.html")
     storage.write_with_checksum(path, page.encode(), owner=study.state.owner)
     storage.write_contents(url, study.state.owner)
-    return StudyReport(path, verdict.headline, gain_map.terminal_table(study, verdict, metric))
+    return StudyReport(path, [gain_map.terminal_table(study, verdict, metric)])
 
 
 def _write_search(url: str) -> StudyReport:
@@ -121,7 +130,7 @@ def _write_search(url: str) -> StudyReport:
     page = render("search.html.j2", SEARCH_SCRIPTS, search.figure_values(record), **search.page_words(record))
     storage.write_with_checksum(path, page.encode(), owner=owner)
     storage.write_contents(url, owner)
-    return StudyReport(path, search.TITLE, search.terminal_table(record))
+    return StudyReport(path, [search.terminal_table(record)])
 
 
 def report(folder: str) -> str:

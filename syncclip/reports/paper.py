@@ -72,7 +72,8 @@ def plot_curve(source: str | pd.DataFrame, ax: Axes | None = None, metric: str =
         ax.set_xticks(ticks, [str(n) for n in ticks])
         ax.minorticks_off()
     ax.set(xlabel="synthetic images per class", ylabel=f"{MEASURES[metric]}, %")
-    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    title = "mean ± standard error" if rows["standard_error"].notna().any() else None
+    ax.legend(title=title, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
 
 

@@ -9,20 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
-from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from syncclip import storage
-from syncclip.core.text import MISSING, counted, printable, thousands
+from syncclip.core import text
+from syncclip.core.text import MISSING, counted, thousands
 from syncclip.evaluation.metrics import METRIC_HEADINGS, legend
-from syncclip.reports.configurations import Numbers, ReportConfiguration
+from syncclip.reports.configurations import Numbers, ReportConfiguration, ScorePoint
 from syncclip.reports.inputs import Inputs
 
 _COLUMNS = METRIC_HEADINGS | {"seconds": "seconds"}
 _TERMINAL = ("base", "novel", "hm", "all_classes_base", "all_classes_novel", "all_classes_hm")
-_NARROW = box.Box("    \n    \n ── \n    \n    \n    \n    \n    \n")
-"""Compact box style that fits the table into 80 columns."""
+_DIFFERENCES = ("novel", "all_classes_novel", "hm", "all_classes_hm")
 _QUALITY = "stats.json"
 _SUITE = ("novel", "hm", "all_classes_hm")
 """Metrics shown for each dataset of a suite."""
@@ -216,63 +214,53 @@ def quality_table(inputs: Inputs) -> PageTable | None:
     return PageTable(["class", "images", "accuracy, %", "similarity", "shift"], rows, tiles)
 
 
-def terminal_table(inputs: Inputs, numbers: Numbers, headline: str = "") -> Table:
-    """Build the table for the terminal, with the headline above it.
+def terminal_tables(inputs: Inputs, numbers: Numbers) -> list[Table]:
+    """Build the tables for the terminal, which repeat their first column if they are split.
 
-    It contains the scores at each configuration's largest number of images, or the counts of a synthetic dataset.
+    Returns:
+        The scores at each configuration's largest number of images, and the differences between the reference
+        configuration and its baselines; or the counts of a synthetic dataset.
     """
     if inputs.kind == "set":
-        table = Table(box=_NARROW, show_edge=False, show_header=False)
-        classes, shards = counted(len(inputs.classnames), "class", "classes"), counted(inputs.shards, "shard")
-        table.add_row("images", f"{inputs.images} of {classes} in {shards}")
-        for reason, number in inputs.rejects.most_common():
-            table.add_row(printable(f"rejected: {reason}"), str(number))
-        return table
-    points = numbers.points
+        return [_set_table(inputs)]
+    points, level = numbers.points, numbers.level
     shown = [metric for metric in _TERMINAL if any(metric in scores for scores in points.values())]
-    best = {metric: max(scores[metric][-1].mean for scores in points.values() if metric in scores) for metric in shown}
-    table = Table(
-        title=printable(headline) or None,
-        title_justify="left",
-        caption_justify="left",
-        box=_NARROW,
-        show_edge=False,
-        padding=(0, 0),
-    )
-    table.add_column("", no_wrap=True)
     amounts = {name: max((series[-1].n for series in scores.values()), default=0) for name, scores in points.items()}
-    if any(amounts.values()):
-        table.add_column("per\nclass", justify="right", no_wrap=True)
-    for metric in shown:
-        heading = METRIC_HEADINGS[metric].replace(" ", "\n")
-        table.add_column(heading, justify="right", no_wrap=True, vertical="bottom")
-    texts = [METRIC_HEADINGS[metric] for metric in shown]
+    synthetic = any(amounts.values())
+    rows: list[list[object]] = []
     for configuration in numbers.configurations:
         scores = points.get(configuration.id, {})
-        cells = [Text(str(amounts.get(configuration.id) or MISSING))] if any(amounts.values()) else []
-        for metric in shown:
-            point = scores[metric][-1] if metric in scores else None
-            error = "" if point is None or point.se is None else f"±{point.se:.1f}"
-            style = "green" if point is not None and point.mean == best[metric] else ""
-            cells.append(Text(MISSING if point is None else f"{point.mean:.1f}{error}", style))
-        table.add_row(
-            printable(configuration.short),
-            *cells,
-            style="bold" if configuration == numbers.reference else "",
-        )
-        texts += map(str, cells)
-    table.caption = "\n".join([*_caption(numbers), legend(texts)])
-    return table
+        name = f"{configuration.id} at {n}" if (n := amounts.get(configuration.id)) else configuration.id
+        rows.append([name, *(_mean(scores[metric][-1]) if metric in scores else None for metric in shown)])
+    errors = "; mean ± standard error over seeds" if numbers.several_seeds else ""
+    at = "; at: synthetic images per class" if synthetic else ""
+    headings = [METRIC_HEADINGS[metric] for metric in shown]
+    tables = [text.table(f"Scores in per cent{errors}{at}", ["", *headings], rows)]
+    if pairs := [pair for pair in numbers.differences if pair.configuration == numbers.reference != pair.baseline]:
+        shown = [metric for metric in _DIFFERENCES if any(pair.metric == metric for pair in pairs)]
+        cells: dict[str, dict[str, str]] = {}
+        for pair in pairs:
+            cells.setdefault(pair.baseline.id, {})[pair.metric] = f"{pair.size} ({pair.interval})"
+        average = f"; mean over {pairs[0].images} images per class" if pairs[0].averaged_over else ""
+        over = f" over seeds and {pairs[0].unit}" if pairs[0].unit else ""
+        title = f"{pairs[0].configuration.id} minus baseline, points ({level} CI{over}){average}"
+        rows = [[name, *map(of.get, shown)] for name, of in cells.items()]
+        tables.append(text.table(title, ["baseline", *(METRIC_HEADINGS[metric] for metric in shown)], rows))
+    return tables
 
 
-def _caption(numbers: Numbers) -> list[str]:
-    lines = ["scores in per cent" + ("; mean ± standard error over seeds" if numbers.several_seeds else "")]
-    for metric in ("hm", "all_classes_hm"):
-        for pair in numbers.differences:
-            if pair.metric == metric and pair.configuration == numbers.reference != pair.baseline:
-                caution = f"; {pair.caution}" if pair.caution else ""
-                average = f", mean over {pair.images} per class" if pair.averaged_over else ""
-                sides = f"{pair.configuration.short} over {pair.baseline.short}"
-                gain = f"{sides} {pair.size} ({numbers.level} CI {pair.interval}{average}{caution})"
-                lines.append(f"{METRIC_HEADINGS[metric]}: {gain}")
-    return lines
+def terminal_legend(numbers: Numbers) -> str:
+    """Explain the terms in the headings of `terminal_tables`; empty without scores."""
+    shown = {metric for scores in numbers.points.values() for metric in scores if metric in _TERMINAL}
+    return legend(METRIC_HEADINGS[metric] for metric in shown)
+
+
+def _mean(point: ScorePoint) -> str:
+    return f"{point.mean:.1f}" if point.se is None else f"{point.mean:.1f} ± {point.se:.1f}"
+
+
+def _set_table(inputs: Inputs) -> Table:
+    classes, shards = counted(len(inputs.classnames), "class", "classes"), counted(inputs.shards, "shard")
+    rows = [("images", f"{inputs.images} of {classes} in {shards}")]
+    rows += [(f"rejected: {reason}", str(number)) for reason, number in inputs.rejects.most_common()]
+    return text.table("Synthetic dataset", ["", ""], rows)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from syncclip.core.text import counted, coverage, thousands
+from syncclip.evaluation.metrics import METRIC_HEADINGS
 from syncclip.reports.configurations import Difference, Numbers, Points, ReportConfiguration
 from syncclip.reports.inputs import Inputs
-from syncclip.studies.outputs import DataEfficiency
+from syncclip.studies.outputs import FEW_SEEDS, DataEfficiency
 from syncclip.studies.statistics.power import EQUIVALENT, detectable, t_quantile
 
 HEADLINE_METRICS = ("all_classes_novel", "novel")
@@ -35,10 +36,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class NovelClasses:
-    """Number of novel classes of a study, summed over its datasets, and the number of datasets."""
+    """Number of novel classes of a study, summed over its datasets, and the numbers of datasets and of seeds."""
 
     classes: int
     datasets: int = 1
+    seeds: int | None = None
 
 
 def verdict_on(inputs: Inputs, numbers: Numbers) -> Verdict:
@@ -46,7 +48,8 @@ def verdict_on(inputs: Inputs, numbers: Numbers) -> Verdict:
     if inputs.kind == "study":
         if numbers.configurations:
             datasets = inputs.state.datasets if inputs.state else []
-            tested = NovelClasses(len(inputs.classnames) - inputs.base, max(1, len(datasets)))
+            seeds = None if inputs.table is None else int(inputs.table["seed"].dropna().nunique())
+            tested = NovelClasses(len(inputs.classnames) - inputs.base, max(1, len(datasets)), seeds)
             return judge(numbers.differences, numbers.points, numbers.reference, tested, inputs.data_efficiency)
         return Verdict("No run of this study is finished yet.", sentences=["Run the study again to resume it."])
     if inputs.kind == "run":
@@ -89,7 +92,8 @@ def judge(
     headline = f"Effect of synthetic images on novel classes – {outcome}"
     unit = f" over {lead.unit}" if lead.unit else ""
     images = f", mean over {lead.images} images per class" if lead.averaged_over else ""
-    interval = f"{lead.size} points, {coverage(lead.confidence_level)} CI{unit} {lead.interval}{images}"
+    level = f"{coverage(lead.confidence_level)} CI{unit}"
+    interval = f"{METRIC_HEADINGS[lead.metric]} {lead.size} points, {level} {lead.interval}{images}"
     sentences = [*_sentences(lead, effects, pairs, points), *_share(lead.metric, efficiency)]
     return Verdict(headline, interval, sentences, _cards(pairs), lead.metric)
 
@@ -99,7 +103,7 @@ def conclusion(low: float, high: float, confidence_level: float, tested: NovelCl
 
     The detectable difference follows from the standard error, i.e. the interval's half-width divided by the quantile
     of Student's t-distribution. Each dataset contributes n - 1 degrees of freedom, where n is its number of novel
-    classes.
+    classes. With few seeds, more seeds are suggested instead.
     """
     if low > 0 or high < 0:
         return "significant gain" if low > 0 else "significant loss"
@@ -109,6 +113,8 @@ def conclusion(low: float, high: float, confidence_level: float, tested: NovelCl
     error = (high - low) / 2 / t_quantile((1 + confidence_level) / 2, freedom)
     shown = detectable(error, freedom, confidence_level)
     classes = counted(tested.classes, "class", "classes")
+    if tested.seeds and tested.seeds < FEW_SEEDS:
+        return f"inconclusive with {counted(tested.seeds, 'seed')}: repeat with at least {FEW_SEEDS} seeds"
     return f"inconclusive: with {classes} only differences above {shown:.0f} points would show"
 
 
@@ -149,7 +155,9 @@ def _sentences(
     harmonic = "all_classes_hm" if lead.metric == "all_classes_novel" else "hm"
     both = next((pair for pair in pairs if (pair.metric, pair.baseline) == (harmonic, lead.baseline)), None)
     if both is not None:
-        more.append(("For the harmonic mean of base and novel accuracy, the difference is", both))
+        more.append(
+            (f"For {METRIC_HEADINGS[harmonic]}, the harmonic mean of base and novel accuracy, the difference is", both)
+        )
     zero = next((pair for pair in pairs if pair.metric == lead.metric and pair.baseline.method == "zeroshot"), None)
     if zero is not None and zero != lead:
         verb = {

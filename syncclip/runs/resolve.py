@@ -77,8 +77,8 @@ def find_synthetic(recipe: Recipe, out: str | None = None, sets: SetCache | None
         if sets.holds_set(url):
             return url
     raise UserError(
-        f"there is no synthetic dataset in {' or '.join(candidates)}; first run `syncclip synth {recipe.argument} "
-        f"--out {candidates[0]}`, or set training.synthetic=DIR"
+        f"there is no synthetic dataset in {' or '.join(candidates)}; first run `syncclip synth {recipe.argument}"
+        f"{f' --out {specified}' if specified else ''}`, or set training.synthetic=DIR"
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
-from syncclip.core.text import duration, percent, printable
+from syncclip.core.text import duration, percent, printable, wrapped
 from syncclip.runtime.heartbeat import repeating
 
 if TYPE_CHECKING:
@@ -172,5 +172,7 @@ def _bar_width(width: int) -> int:
 
 def print_message(message: str) -> None:
     """Print a message to stderr; stdout is reserved for results."""
-    sys.stderr.write(f"{printable(message)}\n")  # in one call, so that concurrent messages are not interleaved
+    sys.stderr.write(
+        f"{wrapped(printable(message), sys.stderr)}\n"
+    )  # in one call, so that concurrent messages are not interleaved
     sys.stderr.flush()

@@ -44,7 +44,7 @@ from syncclip.storage.files import (
     sizes,
     write_bytes,
 )
-from syncclip.storage.kinds import kind_of, wrong_folder
+from syncclip.storage.kinds import kind_of, require_kind, wrong_folder
 from syncclip.storage.locks import LostLockError, lock
 from syncclip.storage.retries import MissingError, UnreachableError
 from syncclip.storage.urls import StorageSettings, configure, is_local, join, local_path
@@ -82,6 +82,7 @@ __all__ = [
     "read_verified",
     "remove",
     "require",
+    "require_kind",
     "sizes",
     "sweep",
     "write_bytes",

@@ -29,6 +29,12 @@ def kind_of(url: str) -> tuple[str, str] | None:
     return None
 
 
+def require_kind(url: str, expected: str) -> None:
+    """Raise a `UserError` if a folder already contains files of another kind than `expected`, such as "a run"."""
+    if (kind := kind_of(url)) and kind[0] != expected:
+        raise UserError(f"{url} is {kind[0]}, not {expected}; use another folder with --out")
+
+
 def wrong_folder(url: str, expected: str, missing: str) -> UserError:
     """Return the error for a folder that is not `expected`, such as "a run", with the folder's kind and its command.
 

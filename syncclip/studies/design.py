@@ -9,10 +9,10 @@ from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 from syncclip.datasets import load_dataset
 from syncclip.recipe.recipe import Recipe
-from syncclip.studies.statistics.power import POWER, Design, classes_needed, detectable_difference
+from syncclip.studies.statistics.power import POWER, Design, detectable_difference, required
 
 TARGET = 5.0
-"""Difference in points for which the required number of classes is reported."""
+"""Difference in points for which the required numbers of classes and seeds are reported."""
 
 
 def design_of(recipes: Collection[Recipe]) -> Design | None:
@@ -38,12 +38,14 @@ def power_line(recipes: Collection[Recipe]) -> str | None:
     shown = detectable_difference(design, confidence_level=level)
     size = (
         f"with {counted(design.classes, 'novel class', 'novel classes')}, {counted(design.seeds, 'seed')} and "
-        f"{design.images:.0f} test images per class"
+        f"{counted(round(design.images), 'test image')} per class"
     )
     points = "no difference" if math.isinf(shown) else f"differences above {shown:.{0 if shown >= 10 else 1}f} points"
-    line = f"power: {size}, {points} would show ({100 * POWER:.0f} % power, if gains vary as on icons)"
+    line = f"power: {size}, {points} would be detected ({100 * POWER:.0f} % power, if gains vary as on icons)"
     if shown <= TARGET:
         return line
-    needed = classes_needed(TARGET, design, confidence_level=level)
-    required = "more seeds" if needed is None else f"about {needed:,} novel classes"
-    return f"{line}; {TARGET:g} points require {required}"
+    needed = required(TARGET, design, confidence_level=level)
+    if needed is None:
+        return f"{line}; {TARGET:g} points require more test images per class"
+    classes, seeds = needed
+    return f"{line}; {TARGET:g} points require about {classes:,} novel classes and {counted(seeds, 'seed')}"

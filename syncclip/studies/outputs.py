@@ -41,6 +41,8 @@ ALWAYS = TABLE, STATE, RECIPE, FIT, DATA_EFFICIENCY, COMPARISONS, COST, TABLES
 
 FEW_IMAGES = 100
 """Minimum number of test images per split; comparisons based on fewer images have a `caution`."""
+FEW_SEEDS = 4
+"""Minimum number of seeds; with fewer, intervals are very wide, and comparisons have a `caution`."""
 
 Status = Literal["done", "failed", "waiting"]
 
@@ -166,8 +168,8 @@ class Comparison:
 
     @property
     def caution(self) -> str:
-        """Comma-separated reasons why the interval may be too narrow; empty if there are none."""
-        reasons = ["one seed"] if self.seeds == 1 else []
+        """Comma-separated limits of the interval, such as few seeds or test images; empty if there are none."""
+        reasons = [f"only {counted(self.seeds, 'seed')}"] if self.seeds < FEW_SEEDS else []
         if self.smaller_split < FEW_IMAGES:
             reasons.append(f"a split has only {counted(self.smaller_split, 'test image')}")
         return ", ".join(reasons)

@@ -6,8 +6,9 @@ dataset has no validation split.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,14 +17,15 @@ from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 from syncclip.datasets import load_dataset, suite_of
 from syncclip.datasets.dataset import Split
+from syncclip.recipe.overrides import as_override
 from syncclip.recipe.recipe import Recipe
-from syncclip.recipe.study import Configuration
+from syncclip.recipe.study import UNTRAINED, Configuration
 from syncclip.runs.classes import clip_of
 from syncclip.runs.resolve import with_absolute_paths
 from syncclip.storage.urls import absolute
 from syncclip.studies import outputs, predictions
 from syncclip.studies.analysis import Evidence, origin
-from syncclip.studies.gain_prediction import METRIC, SMALL
+from syncclip.studies.gain_prediction import METRIC, SMALL, ExpectedGain
 from syncclip.studies.statistics.bootstrap import Floats, Interval, interval
 
 MOST_IMAGES = 4
@@ -36,6 +38,8 @@ EXPONENTS = (0.5, 1.0, 2.0)
 
 SPLIT: Split = "val"
 """Split on which a pilot is evaluated."""
+MAP_RECIPE = "studies/map"
+"""Shipped recipe with which the gain map was measured."""
 OUT = "runs/pilot"
 """Folder of the pilot in printed commands."""
 
@@ -175,14 +179,30 @@ def no_extrapolation(evidence: Evidence, reference: Configuration) -> str | None
     return f"the study has no configuration with data: real for the method and shots of {reference.name}"
 
 
-def pilot_command(source: str, validation: bool = True) -> str:
+def pilot_command(source: str, validation: bool = True, tested: ExpectedGain | None = None) -> str:
     """Return the command that runs a pilot for a recipe.
 
     Args:
         validation: whether the dataset has a validation split.
+        tested: configuration of the gain map to test, with its baseline; default: the recipe's configurations.
     """
-    split = f" evaluation.split={SPLIT}" if validation else ""
-    return f"syncclip study {source} 'study.images_per_class=[1,4]'{split} --out {OUT}"
+    values: dict[str, Any] = {}
+    if tested is not None:
+        name = tested.configuration.partition("@")[0]
+        of_map = Recipe.load(MAP_RECIPE).study.configurations
+        used = [_shortest(each) for each in of_map if each.name in (tested.real_only, name)]
+        values |= {"study.configurations": [{"method": UNTRAINED}, *used], "study.reference": name}
+    if validation:
+        values["evaluation.split"] = SPLIT
+    overrides = ["study.images_per_class=[1,4]", *(as_override(key, value, Recipe) for key, value in values.items())]
+    return f"syncclip study {source} {shlex.join(overrides)} --out {OUT}"
+
+
+def _shortest(configuration: Configuration) -> dict[str, Any]:
+    """Return a configuration's values without defaults."""
+    values = configuration.model_dump(exclude_defaults=True, exclude={"test_domains", "images_per_class"})
+    unnamed = Configuration(method=configuration.method, data=configuration.data)
+    return {key: value for key, value in values.items() if key != "name" or value != unnamed.name}
 
 
 def has_validation(recipe: Recipe) -> bool:

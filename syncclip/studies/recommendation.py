@@ -31,6 +31,7 @@ class Recommendation:
         needed: number of images per class; the upper bound may exceed the measured range or be infinite. None if the
             study does not determine it, for which `reason` is set.
         pilot: numbers of images per class of a study that would decide; empty if more images do not help to decide.
+        seeds: number of seeds of the study.
         images: size of the synthetic dataset for `needed`, or else for the pilot.
         cost: time of one generator and price for `images`; empty if unknown.
     """
@@ -42,6 +43,7 @@ class Recommendation:
     needed: Interval | None
     reason: str
     pilot: tuple[int, ...]
+    seeds: int
     images: int
     cost: str
     confidence_level: float
@@ -109,7 +111,8 @@ def recommend(folder: str, accuracy: float, metric: str = METRIC, configuration:
         at: interval(100 - error, 100 - errors, level)
         for at, error, errors in zip(series.amounts, series.means, series.resamples.T, strict=True)
     }
+    seeds = len(evidence.seeds(point for each in used if each.name == name for point in evidence.points(each)))
     determined, split = (None if reason else needed), source.test_images["split"]
     return Recommendation(
-        name, metric, split, measured, determined, reason, tuple(sorted(pilot - {0})), images, cost, level
+        name, metric, split, measured, determined, reason, tuple(sorted(pilot - {0})), seeds, images, cost, level
     )

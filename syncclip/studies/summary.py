@@ -1,9 +1,9 @@
-"""Tables of a study for the terminal and as Markdown."""
+"""Tables of a study as Markdown, and lines about its baselines."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -14,14 +14,13 @@ from syncclip.datasets import load_dataset, suite_of
 from syncclip.evaluation.baselines import baseline_warnings, chance
 from syncclip.evaluation.metrics import HARMONIC, METRIC_HEADINGS, METRICS, harmonic_mean, legend
 from syncclip.recipe.recipe import Recipe
-from syncclip.runtime.progress import print_message
-from syncclip.studies.outputs import Comparison
+from syncclip.studies.outputs import FEW_SEEDS, Comparison
 from syncclip.studies.statistics.bootstrap import Interval
 from syncclip.studies.statistics.scaling_fit import Curve
 
 HEADINGS = {key: METRIC_HEADINGS[key] for key in METRICS}
 DATA = ("real", "synthetic", "both")
-SHOWN = ("novel", "hm", "all_classes_hm", "openworld_auc")
+SHOWN = ("novel", "all_classes_novel", "hm", "all_classes_hm", "openworld_auc")
 """Metrics shown in comparisons and curves; the files of the study contain all metrics."""
 
 
@@ -34,20 +33,11 @@ class TextTable:
     rows: Sequence[Sequence[str]]
 
 
-def show(recipe: Recipe, url: str, table: pd.DataFrame, comparisons: Sequence[Comparison]) -> None:
-    """Print the mean scores and the chance level, the paired differences between the reference configuration and the
-    baselines, and warnings about low scores."""
-    random, means = _chance(recipe), _means(recipe, table)
-    row = ["chance", "", "", *("" if level is None else f"{level:.1f}" for level in map(random.get, METRICS))]
-    for each in [
-        replace(means, rows=[*means.rows, row]),
-        *_compared([pair for pair in comparisons if pair.unit == "classes"]),
-    ]:
-        text.show(text.table(f"{recipe.name}: {each.title}", each.headings, each.rows), keys=2)
-    text.show(legend([*HEADINGS.values(), text.MISSING]))
-    for warning in low_scores(table, random):
-        print_message(f"warning: {warning}")
-    text.show(text.from_here(url))
+def baseline_lines(recipe: Recipe, table: pd.DataFrame) -> list[str]:
+    """Return a line with the chance levels of a study, and warnings about low scores."""
+    random = _chance(recipe)
+    levels = (f"{HEADINGS[metric]} {level:.1f} %" for metric, level in random.items() if level is not None)
+    return [f"chance: {', '.join(levels)}", *(f"warning: {warning}" for warning in low_scores(table, random))]
 
 
 def low_scores(table: pd.DataFrame, random: Mapping[str, float | None]) -> list[str]:
@@ -178,7 +168,8 @@ def _defined(scores: pd.Series) -> dict[str, float | None]:
 def _compared(comparisons: Sequence[Comparison]) -> list[TextTable]:
     """Return tables of comparisons by configuration and resampled unit, starting with classes, the recommended unit.
 
-    A table of simultaneous intervals over classes follows, for pairs that are compared at several numbers of images.
+    A table of simultaneous intervals over classes follows, for pairs that are compared at several numbers of images
+    with at least `FEW_SEEDS` seeds.
     """
     several = {(each.configuration, each.baseline) for each in comparisons if each.averaged_over}
     tables: dict[str, dict[tuple[str, str], dict[str, str]]] = {}
@@ -186,7 +177,8 @@ def _compared(comparisons: Sequence[Comparison]) -> list[TextTable]:
     for pair in sorted(comparisons, key=lambda pair: pair.unit != "classes"):
         level, over = percent(pair.confidence_level), f"over seeds and {pair.unit}"
         shown = {f"{level} intervals {over}": (pair.low, pair.high)}
-        if pair.unit == "classes" and (pair.configuration, pair.baseline) in several and not pair.averaged_over:
+        joined = pair.unit == "classes" and (pair.configuration, pair.baseline) in several and not pair.averaged_over
+        if joined and pair.seeds >= FEW_SEEDS:
             joint = f"simultaneous {level} intervals {over} for all numbers of images"
             shown[joint] = (pair.simultaneous_low, pair.simultaneous_high)
         for kind, bounds in shown.items():

@@ -22,7 +22,7 @@ from tests.conftest import TinyWorld
 from tests.object_store import ENVIRONMENT
 from tests.shards.sets import write_set
 
-PROGRESS = ("synth: ", "train: ", "study: ", "tune: ", "verify: ", "serve: ")
+PROGRESS = ("init: ", "synth: ", "train: ", "study: ", "tune: ", "verify: ", "serve: ")
 """Prefixes of progress lines."""
 
 HEAVY = {"torch", "torchvision", "ray", "pandas", "pyarrow", "numpy", "transformers", "open_clip"}

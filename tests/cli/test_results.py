@@ -28,8 +28,8 @@ def test_compare_prints_differences_within_80_columns(capsys: pytest.CaptureFixt
     outcome = Outcome(capsys, "compare", first, second)
     assert outcome.status == 0, outcome.err
     assert longest(outcome.out) <= 80
-    assert re.findall(r"^([^:\n]*), %", outcome.out, re.MULTILINE) == ["novel", "HM", "HM (all)"]
-    (row,) = re.findall(r".*2 .* syncclip-both .* 16 .*", outcome.out.partition("HM, %")[0])
+    assert re.findall(r"^([^:\n]*), %", outcome.out, re.MULTILINE) == ["novel", "novel (all)", "HM", "HM (all)"]
+    (row,) = re.findall(r".*2 .* syncclip-both .* 16 .*", outcome.out.partition("novel (all), %")[0])
     assert re.findall(r"-?[\d.]+", row.partition("16")[2]) == ["55.0", "0.3", "0.0", "0.0", "0.0"]
 
 
@@ -52,28 +52,29 @@ def test_compare_labels_trainings_by_the_settings_in_which_they_differ(
     assert longest(outcome.out) <= 80
     headings = outcome.out.split("HM, %")[1].split("┡")[0]
     assert re.findall(r"[a-z.]+|SE", headings) == ["method", "mean", "diff.", "low", "high"]
-    *_, diff, interval, terms = outcome.out.replace("\u00a0", " ").splitlines()
+    *_, diff, interval, over, terms = outcome.out.replace("\u00a0", " ").splitlines()
     assert (diff, interval) == ("diff.: difference to 1", "low, high: 95 % confidence interval of the difference")
+    assert over == "intervals: over classes, without the variation between seeds"
     assert terms == "HM: harmonic mean of base and novel accuracy"
 
 
-def test_long_settings_are_shortened_in_labels(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_long_settings_are_shortened(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     data = "training.method=ivlp", "training.data=both", "training.images_per_class=4"
     folders = [
-        write_training(tmp_path / name, 50, *data, f"training.synthetic=/a/long/path/to/the/dataset/{name}")
-        for name in "ab"
+        write_training(tmp_path / name, 50, *data, f"training.synthetic=/{'a' * 80}/dataset/{name}") for name in "ab"
     ]
     outcome = Outcome(capsys, "compare", *folders, "--metric", "novel")
-    assert re.findall(r"training\.synthe…\S+", outcome.out) == [
-        "training.synthe…o/the/dataset/a",
-        "training.synthe…o/the/dataset/b",
-    ], outcome.out
+    shown = re.findall(r"   (training\.synthetic=\S+…\S+)", outcome.out)
+    assert [line[-10:] for line in shown] == ["/dataset/a", "/dataset/b"]
+    assert longest(outcome.out) <= 80
 
 
-def test_compare_writes_all_metrics_as_csv(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_compare_writes_the_metrics_as_csv(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     folders = [write_training(tmp_path / name, 50, spread=8) for name in "ab"]
     out = tmp_path / "differences.csv"
     assert str(out) in Outcome(capsys, "compare", *folders, "--metric", "hm", "--out", str(out)).out
+    assert set(pd.read_csv(out)["metric"]) == {"hm"}
+    Outcome(capsys, "compare", *folders, "--out", str(out))
     read = pd.read_csv(out)
     assert read["metric"].nunique() == 8 and read["folder"].tolist()[:2] == folders
     assert all(read[name].dtype == float for name in ("mean", "difference", "difference_low", "difference_high"))
@@ -117,7 +118,7 @@ def test_report_also_writes_figures_and_a_table(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = write_study(tmp_path, accuracy, spread=8)
-    page = StudyReport(f"{study}/report.html", "headline", table("table", ["column"], []))
+    page = StudyReport(f"{study}/report.html", [table("table", ["column"], [])])
     monkeypatch.setattr("syncclip.reports.write_report", lambda _: page)
     outcome = Outcome(capsys, "report", study, "--figures", "svg", "--latex")
     assert outcome.status == 0, outcome.err

@@ -339,7 +339,7 @@ def test_configuration_with_a_single_number_of_images_is_shown_under_that_number
 def test_terminal_shows_the_headline_and_average_gains(folder: Path) -> None:
     console = Console(width=200)
     with console.capture() as capture:
-        console.print(write_report(str(folder)).table)
+        console.print(*write_report(str(folder)).tables)
     assert "Synthetic images help SYNC-CLIP while" in capture.get() and "names-25" in capture.get()
 
 

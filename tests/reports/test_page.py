@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from rich.console import Console
-from rich.table import Table
 
 from syncclip import storage
+from syncclip.cli.render import show_report
 from syncclip.core.settings import UserError
 from syncclip.reports import report, write_report
 from syncclip.reports.images import image_strips
@@ -66,11 +65,9 @@ def figures_of(page: str) -> set[str]:
     return set(re.findall(r'data-figure="(\w+)"', page))
 
 
-def printed(table: Table) -> str:
-    console = Console(width=80)
-    with console.capture() as capture:
-        console.print(table)
-    return capture.get()
+def printed(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    show_report(write_report(str(folder)))
+    return capsys.readouterr().out
 
 
 def test_study_has_all_figures(study: Path) -> None:
@@ -156,28 +153,29 @@ def test_single_seed_and_number_of_images_have_no_standard_error(study: Path) ->
     assert payload_of(page_of(study))["points"]["syncclip-both"]["hm"][0]["se"] is None
 
 
-def test_study_with_a_single_seed_mentions_no_standard_error(study: Path) -> None:
+def test_study_with_a_single_seed_mentions_no_standard_error(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "standard error" in page_of(study)
     table = pd.read_parquet(study / outputs.TABLE)
     rewrite_table(study / outputs.TABLE, table[table["seed"].isna() | (table["seed"] == 1)])
     page = page_of(study)
     assert "standard error" not in re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
-    assert "standard error" not in printed(write_report(str(study)).table)
+    assert "standard error" not in printed(study, capsys)
 
 
-def test_tables_have_a_legend_of_their_terms(study: Path) -> None:
-    page, words = page_of(study), " ".join(printed(write_report(str(study)).table).split())
+def test_tables_have_a_legend_of_their_terms(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page, words = page_of(study), " ".join(printed(study, capsys).split())
     for term in ("HM: harmonic mean of base and novel accuracy", "(all): all classes are candidates"):
         assert term in page and term in words
     assert "OpenworldAUC: share" in page and "OpenworldAUC" not in words
-    assert "–: not measured or not applicable" in words, "zero-shot CLIP has no synthetic images"
     assert '<td data-value=""></td>' not in page
 
 
-def test_run_has_no_number_of_images_and_no_standard_error(tmp_path: Path, dataset: Path) -> None:
-    words = printed(write_report(str(fabricated.make_run(tmp_path / "run", dataset))).table)
+def test_run_has_no_number_of_images_and_no_standard_error(
+    tmp_path: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = printed(fabricated.make_run(tmp_path / "run", dataset), capsys)
     assert "harmonic mean" in words
-    assert not any(word in words for word in ("per\nclass", "±", "–"))
+    assert not any(word in words for word in ("per class", "±", "–"))
 
 
 def test_study_without_finished_runs_is_reported(study: Path) -> None:
@@ -258,9 +256,13 @@ def test_unreadable_image_is_counted_and_left_out(study: Path) -> None:
     assert "The page omits 1 unreadable image." in page_of(study)
 
 
-def test_terminal_table_fits_into_80_columns(study: Path) -> None:
-    text = printed(write_report(str(study)).table)
-    assert "SYNC-CLIP" in text and "…" not in text
+def test_terminal_tables_have_the_scores_and_differences_of_the_headline(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = printed(study, capsys)
+    assert "syncclip-both at 64" in text and "syncclip-both minus baseline, points" in text
+    lead = re.search(r"novel \(all\) (\S+) points, 95 % CI over images (\S+ to [^\s,)]+)", text.replace("\u00a0", " "))
+    assert lead and f"{lead[1]} ({lead[2]})" in text, "the number of the headline is in a table"
     assert "Effect of synthetic images on novel classes – significant gain" in text
-    text = printed(write_report(str(study / "synthetic")).table)
+    text = printed(study / "synthetic", capsys)
     assert "72 of 12 classes in 2 shards" in text and "rejected: clip_score" in text

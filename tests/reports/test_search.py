@@ -69,6 +69,6 @@ def test_the_page_shows_the_selected_values_and_belongs_to_the_search(folder: st
 
 def test_the_terminal_table_fits_80_columns(folder: str) -> None:
     console = Console(width=80, file=io.StringIO())
-    console.print(write_report(folder).table)
+    console.print(*write_report(folder).tables)
     shown = console.file.getvalue()
     assert f"{RATE} = 0.01" in shown and f"{EPOCHS} = 10" in shown and "44.3" in shown and "…" not in shown

@@ -8,7 +8,7 @@ import pytest
 
 from syncclip.core.text import signed
 from syncclip.reports.configurations import Difference, ScorePoint, describe_configurations
-from syncclip.reports.verdict import NovelClasses, Verdict, judge
+from syncclip.reports.verdict import NovelClasses, Verdict, conclusion, judge
 from syncclip.studies.outputs import DataEfficiency
 from syncclip.studies.statistics.bootstrap import Interval
 from syncclip.studies.statistics.data_efficiency import GapClosed
@@ -38,8 +38,15 @@ def judged(*differences: tuple[str, tuple[float, float, float]], **changes: Any)
 def test_headline_follows_the_interval(numbers: tuple[float, float, float], conclusion: str) -> None:
     verdict = judged(("hm", (9.0, 8.0, 9.9)), ("all_classes_novel", numbers))
     assert verdict.headline == f"Effect of synthetic images on novel classes – {conclusion}"
-    assert verdict.interval.startswith(f"{signed(numbers[0])} points, 95\u00a0% CI over classes ")
+    assert verdict.interval.startswith(f"novel (all) {signed(numbers[0])} points, 95\u00a0% CI over classes ")
     assert verdict.metric == "all_classes_novel"
+
+
+def test_few_seeds_are_the_reason_why_a_study_is_inconclusive() -> None:
+    assert conclusion(-100.0, 100.0, 0.95, NovelClasses(43, 3, seeds=2)) == (
+        "inconclusive with 2 seeds: repeat with at least 4 seeds"
+    )
+    assert "43 classes" in conclusion(-10.0, 10.0, 0.95, NovelClasses(43, 3, seeds=4))
 
 
 def test_headline_does_not_select_the_metric_with_a_gain() -> None:

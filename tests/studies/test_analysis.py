@@ -129,7 +129,7 @@ def test_comparisons_have_intervals_over_images_and_over_classes() -> None:
     images, classes = (pair for pair in pairs if pair.baseline == "real4")
     assert (images.unit, classes.unit) == ("images", "classes")
     assert images.estimate == classes.estimate == pytest.approx(15)
-    assert (classes.images, classes.smaller_split, classes.caution) == (IMAGES, IMAGES // 2, "")
+    assert (classes.images, classes.smaller_split, classes.caution) == (IMAGES, IMAGES // 2, "only 2 seeds")
 
 
 def test_each_interval_resamples_its_unit() -> None:
@@ -250,8 +250,8 @@ def test_named_pairs_are_compared_at_the_same_number_of_images() -> None:
     assert len(pairs) == len({tuple(map(str, vars(pair).values())) for pair in pairs})
 
 
-def test_caution_reports_few_images_and_a_single_seed() -> None:
+def test_caution_reports_few_images_and_few_seeds() -> None:
     test_data = {"confidence_level": 0.95, "unit": "images", "metric": "hm", "images": 150}
     pair = Comparison("a", 4, "b", None, estimate=1, low=0, high=2, seeds=1, smaller_split=64, **test_data)
-    assert pair.caution == "one seed, a split has only 64 test images"
-    assert replace(pair, seeds=2, smaller_split=100).caution == ""
+    assert pair.caution == "only 1 seed, a split has only 64 test images"
+    assert replace(pair, seeds=4, smaller_split=100).caution == ""

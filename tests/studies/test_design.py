@@ -8,7 +8,7 @@ import pytest
 
 from syncclip.recipe.recipe import Recipe
 from syncclip.studies.design import design_of, power_line
-from syncclip.studies.statistics.power import Design, classes_needed, detectable_difference
+from syncclip.studies.statistics.power import Design, detectable_difference, required
 from tests.worlds.study import study_recipe
 
 
@@ -24,21 +24,21 @@ def test_line_states_the_detectable_difference_and_the_required_classes() -> Non
     travel = Recipe.load("travel", ["study.seeds=[1, 2, 3, 4, 5]"])
     design = design_of([travel])
     assert design is not None and (design.classes, design.seeds) == (7, 5)
-    shown, needed = detectable_difference(design), classes_needed(5, design)
+    shown, (classes, seeds) = detectable_difference(design), required(5, design) or (0, 0)
     assert power_line([travel]) == (
         f"power: with 7 novel classes, 5 seeds and {design.images:.0f} test images per class, differences above "
-        f"{shown:.0f} points would show (80 % power, if gains vary as on icons); 5 points require about {needed} novel "
-        "classes"
+        f"{shown:.0f} points would be detected (80 % power, if gains vary as on icons); 5 points require about "
+        f"{classes} novel classes and {seeds} seeds"
     )
 
 
 @pytest.mark.parametrize(
     ("overrides", "end"),
     [
-        (["study.seeds=[1]"], "; 5 points require more seeds"),
+        (["study.seeds=[1]"], "; 5 points require about 121 novel classes and 7 seeds"),
         (["dataset.base=all"], ""),
     ],
 )
-def test_line_without_a_number_of_classes(overrides: list[str], end: str) -> None:
+def test_line_of_other_designs(overrides: list[str], end: str) -> None:
     line = power_line([Recipe.load("travel", overrides)])
     assert line is None if not end else (line or "").endswith(end)

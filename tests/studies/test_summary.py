@@ -64,12 +64,14 @@ def test_comparisons_have_averages_and_a_table_of_simultaneous_intervals() -> No
     rows = [row(None, 2, 6, 1, 16), row(16, 1, 7), row(16, 3, 5, unit="images")]
     _, classes, simultaneous, images = recomputed(pd.DataFrame(), rows)
     assert "95 % intervals over seeds and classes" in classes.title and "simultaneous" in simultaneous.title
-    assert [[*cells[:2], cells[3]] for cells in classes.rows] == [
+    assert [[*cells[:2], cells[4]] for cells in classes.rows] == [
         ["mean of 1 to 16", "ivlp-real", "+4.0 [+2.0, +6.0]"],
         ["16", "ivlp-real", "+4.0 [+1.0, +7.0]"],
     ]
-    assert [cells[3] for cells in simultaneous.rows] == ["+4.0 [+0.0, +8.0]"]
-    assert [cells[3] for cells in images.rows] == ["+4.0 [+3.0, +5.0]"]
+    assert [cells[4] for cells in simultaneous.rows] == ["+4.0 [+0.0, +8.0]"]
+    assert [cells[4] for cells in images.rows] == ["+4.0 [+3.0, +5.0]"]
+    few = recomputed(pd.DataFrame(), [replace(pair, seeds=2) for pair in rows])
+    assert not any("simultaneous" in each.title for each in few)
 
 
 def test_low_scores_are_reported_in_a_single_line_for_all_configurations() -> None:

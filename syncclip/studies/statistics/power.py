@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
@@ -18,8 +19,8 @@ POWER = 0.8
 EQUIVALENT = 2.0
 """Differences whose interval lies within this number of points are equivalent (two one-sided tests)."""
 
-MOST_CLASSES = 100_000
-"""Largest number of novel classes to consider."""
+MOST_CLASSES, MOST_SEEDS = 100_000, 20
+"""Largest numbers of novel classes and of seeds to consider."""
 
 
 def t_quantile(probability: float, freedom: float) -> float:
@@ -110,29 +111,45 @@ class Design:
 def detectable_difference(design: Design, spread: Deviations = TYPICAL, confidence_level: float = 0.95) -> float:
     """Return the smallest difference on novel classes, in points, that a study detects with power `POWER`.
 
-    Each dataset has its own training runs, so seeds are independent across datasets. The result is infinite if no
-    dataset has more than one novel class.
+    Each dataset has its own training runs, so seeds are independent across datasets. As in the bootstrap, classes and
+    seeds have t-distributions of their own; the two parts are added as independent errors (Cochran 1964, Biometrics
+    20(1)). A single seed is assumed to be as uncertain as two. The result is infinite if no dataset has more than one
+    novel class.
     """
     freedom = design.classes - design.datasets
     if freedom < 1:
         return math.inf
-    variance = (spread.classes**2 + spread.images**2 / design.images) / design.classes
-    variance += spread.seeds**2 / (design.seeds * design.datasets)
-    return detectable(math.sqrt(variance), freedom, confidence_level)
+    of_classes = math.sqrt((spread.classes**2 + spread.images**2 / design.images) / design.classes)
+    of_seeds = spread.seeds / math.sqrt(design.seeds * design.datasets)
+    return math.hypot(
+        detectable(of_classes, freedom, confidence_level),
+        detectable(of_seeds, max(1, design.seeds - 1), confidence_level),
+    )
 
 
-def classes_needed(
+def required(
     points: float, design: Design, spread: Deviations = TYPICAL, confidence_level: float = 0.95
-) -> int | None:
-    """Return the number of novel classes required to detect a difference; None if more seeds are required."""
+) -> tuple[int, int] | None:
+    """Return the numbers of novel classes and of seeds that detect a difference, at least those of the design.
 
-    def reached(classes: int) -> bool:
-        return detectable_difference(replace(design, classes=classes), spread, confidence_level) <= points
+    The number of seeds is the smallest one, from the design's up to `MOST_SEEDS`, that requires at most twice as many
+    classes as `MOST_SEEDS` seeds do.
 
-    low, high = design.datasets, MOST_CLASSES
-    if not reached(high):
+    Returns:
+        Numbers of classes and seeds; None if `MOST_CLASSES` classes and `MOST_SEEDS` seeds are too few.
+    """
+
+    def classes(seeds: int) -> int | None:
+        def detected(classes: int) -> bool:
+            planned = replace(design, classes=classes, seeds=seeds)
+            return detectable_difference(planned, spread, confidence_level) <= points
+
+        first = bisect_left(range(MOST_CLASSES + 1), True, lo=design.classes, key=detected)
+        return first if first <= MOST_CLASSES else None
+
+    most = max(design.seeds, MOST_SEEDS)
+    fewest = classes(most)
+    if fewest is None:
         return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if reached(middle) else (middle, high)
-    return high
+    sizes = ((classes(seeds), seeds) for seeds in range(design.seeds, most + 1))
+    return next((size, seeds) for size, seeds in sizes if size is not None and size <= 2 * fewest)

@@ -17,10 +17,10 @@ from syncclip.studies.statistics.power import (
     TYPICAL,
     Design,
     Deviations,
-    classes_needed,
     detectable,
     detectable_difference,
     deviations,
+    required,
     t_quantile,
 )
 
@@ -58,19 +58,24 @@ def test_typical_deviations_are_those_of_the_published_predictions() -> None:
 
 
 def test_detectable_difference_follows_from_the_variance_of_a_mean() -> None:
-    # Variance: (144 + 400 / 25) / 16 + 9 / 5 = 11.8; t_15 quantiles: 2.131 and 0.866
+    # Classes: variance (144 + 400 / 25) / 16 = 10, t_15 quantiles 2.131 and 0.866.
+    # Seeds: variance 9 / 5 = 1.8, t_4 quantiles 2.776 and 0.941.
     design = Design(classes=16, seeds=5, images=25)
-    assert detectable_difference(design, Deviations(12, 20, 3)) == pytest.approx(11.8**0.5 * 2.997, rel=1e-3)
+    expected = (10 * 2.997**2 + 1.8 * 3.717**2) ** 0.5
+    assert detectable_difference(design, Deviations(12, 20, 3)) == pytest.approx(expected, rel=1e-3)
     assert detectable_difference(replace(design, datasets=16)) == np.inf
 
 
-def test_needed_classes_reach_the_difference_and_one_class_fewer_does_not() -> None:
+def test_required_classes_reach_the_difference_and_fewer_do_not() -> None:
     design = Design(classes=14, seeds=5, images=20)
-    needed = classes_needed(5, design)
-    assert needed is not None
-    assert detectable_difference(replace(design, classes=needed)) <= 5
-    assert detectable_difference(replace(design, classes=needed - 1)) > 5
-    assert classes_needed(1, design) is None, "seeds alone have a detectable difference of 3.8 points"
+    classes, seeds = required(5, design) or (0, 0)
+    assert detectable_difference(replace(design, classes=classes, seeds=seeds)) <= 5
+    assert detectable_difference(replace(design, classes=classes - 1, seeds=seeds)) > 5
+    assert seeds > 5, "five seeds alone have a detectable difference of 5.0 points"
+    most, _ = required(5, replace(design, seeds=20)) or (0, 0)
+    assert classes <= 2 * most
+    assert required(1, design) is None, "20 seeds alone have a detectable difference of 2 points"
+    assert required(20, Design(classes=50, seeds=3, images=20)) == (50, 3), "never fewer than those of the design"
 
 
 @pytest.mark.slow
