@@ -192,8 +192,11 @@ def show(text: Table | str, keys: int = 1) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)
+    caption, text.caption = text.caption, None  # rich would wrap it at the width of the table
     for part in _parts(text, console.width, keys):
         console.print(part, highlight=False, markup=False, emoji=False)
+    if caption:
+        show(str(caption))
 
 
 def _parts(table: Table, width: int, keys: int) -> Iterator[Table]:
@@ -226,8 +229,6 @@ def _parts(table: Table, width: int, keys: int) -> Iterator[Table]:
             free -= extra
             part.columns.append(replace(column, width=narrow + extra, _index=len(part.columns)))
         part.rows = table.rows
-        if not rest:
-            part.caption, part.caption_justify = table.caption, table.caption_justify
         yield part
         if not rest:
             return
@@ -241,7 +242,7 @@ def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[object]],
 
     rows = [list(row) for row in rows]
     built = Table(title=Text(printable(title)), title_justify="left", title_style="bold", header_style="bold")
-    built.caption, built.caption_justify = caption or None, "left"
+    built.caption = caption or None
     for column, heading in enumerate(headings):
         numbers = all(isinstance(row[column], int | float | None) for row in rows)
         cells = [heading, *(_cell(row[column]) for row in rows)]

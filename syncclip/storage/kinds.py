@@ -23,16 +23,21 @@ KINDS = {
 
 def kind_of(url: str) -> tuple[str, str] | None:
     """Return the kind of a folder and a command that reads it, such as ("a run", "evaluate"); None if it has none."""
-    with suppress(UserError):  # a file, or an unreachable folder
-        names = listdir(url)
-        return next((kind for marker, kind in KINDS.items() if marker in names), None)
-    return None
+    return next(iter(_kinds_of(url)), None)
 
 
 def require_kind(url: str, expected: str) -> None:
     """Raise a `UserError` if a folder already contains files of another kind than `expected`, such as "a run"."""
-    if (kind := kind_of(url)) and kind[0] != expected:
-        raise UserError(f"{url} is {kind[0]}, not {expected}; use another folder with --out")
+    kinds = dict(_kinds_of(url))
+    if kinds and expected not in kinds:
+        raise UserError(f"{url} is {next(iter(kinds))}, not {expected}; use another folder with --out")
+
+
+def _kinds_of(url: str) -> list[tuple[str, str]]:
+    with suppress(UserError):  # a file, or an unreachable folder
+        names = listdir(url)
+        return [kind for marker, kind in KINDS.items() if marker in names]
+    return []
 
 
 def wrong_folder(url: str, expected: str, missing: str) -> UserError:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from syncclip.core.consent import has_consent, record_consent
+from syncclip.core.consent import changed_file, has_consent, record_consent
 from syncclip.core.session import current
 from syncclip.core.settings import UserError
 from syncclip.core.trust import module_of, remember, require_trust, trust, trusted
@@ -67,6 +67,9 @@ def test_changed_code_needs_consent_again(project: Path, changed: str) -> None:
     before = (project / changed).read_text()
     (project / changed).write_text(before + "import os\n")
     assert not accepted()
+    assert changed_file(NAME, [str(project)]) == str(project / changed)
+    with replace(current().copy(), trusted={}), pytest.raises(UserError, match=rf"has changed .*{changed}\); train"):
+        require_trust(NAME)
     (project / changed).write_text(before)
     (project / "unrelated.py").write_text("import os\n")
     assert accepted()

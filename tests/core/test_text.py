@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import re
 import shlex
 from pathlib import Path
@@ -26,6 +27,7 @@ from syncclip.core.text import (
     signed,
     size,
     table,
+    wrapped,
 )
 from syncclip.runtime.progress import Progress, print_message
 
@@ -192,3 +194,19 @@ def test_paths_are_relative_to_the_working_directory(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     paths = {f"{tmp_path}/runs/a": "runs/a", "/elsewhere": "/elsewhere", "s3://bucket/a": "s3://bucket/a"}
     assert {path: from_here(path) for path in paths} == paths
+
+
+def test_messages_on_a_terminal_are_broken_at_spaces_but_not_within_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", "40")
+    message = "first: the folder is a run; use `syncclip synth travel --out runs/another` instead\n  indented"
+    assert wrapped(message, io.StringIO()) == message, "unchanged in a file"
+    assert wrapped(message, Terminal()).split("\n") == [
+        "first: the folder is a run; use",
+        "  `syncclip synth travel --out runs/another`",
+        "  instead",
+        "  indented",
+    ]

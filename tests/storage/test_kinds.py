@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from syncclip import storage
+from syncclip.core.settings import UserError
 from syncclip.storage.kinds import KINDS
 from syncclip.verify import ROOTS
 
@@ -23,6 +24,15 @@ from syncclip.verify import ROOTS
 def test_the_error_names_the_kind_and_a_command(tmp_path: Path, marker: str, expected: str) -> None:
     (tmp_path / marker).touch()
     assert str(storage.wrong_folder(str(tmp_path), "a recipe", "x; y")) == f"{tmp_path} {expected.format(tmp_path)}"
+
+
+def test_a_folder_with_files_of_another_kind_is_rejected(tmp_path: Path) -> None:
+    storage.require_kind(str(tmp_path / "new"), "a synthetic dataset")
+    (tmp_path / "run.json").touch()
+    with pytest.raises(UserError, match=r"is a run, not a synthetic dataset; use another folder with --out$"):
+        storage.require_kind(str(tmp_path), "a synthetic dataset")
+    (tmp_path / "plan.json").touch()
+    storage.require_kind(str(tmp_path), "a synthetic dataset")  # a run in the folder of its synthetic dataset
 
 
 def test_other_folders_and_files_have_no_kind(tmp_path: Path) -> None:
