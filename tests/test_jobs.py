@@ -182,7 +182,7 @@ def test_invalid_sets_and_resources_are_errors(tiny: TinyWorld, tiny_set: str, t
     other = folder_of_folders(tmp_path / "other")
     many = "training.data=real", "training.workers=4096", "training.batch_size=4096"
     for synthetic, overrides, error in (
-        (None, [], r"no synthetic dataset in .*first run `syncclip synth tiny.yaml --out"),
+        (None, [], r"no synthetic dataset in .*first run `syncclip synth tiny.yaml`, or set training"),
         (tiny_set, ["training.images_per_class=3"], "generate more with `syncclip synth tiny"),
         (str(partial), [], r"1 of 2 shards are missing or truncated \(.*\); complete the dataset"),
         (tiny_set, [f"dataset.name={other}"], "its 6 classes differ"),

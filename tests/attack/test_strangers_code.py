@@ -210,7 +210,8 @@ def test_changed_or_copied_code_needs_trust(
     else:
         monkeypatch.setenv("XDG_STATE_HOME", str(project.parent / "of-another-user"))
     assert app.run(["evaluate", "run"]) == 2
-    assert f"{NAME!r} is custom code" in capsys.readouterr().err
+    reason = "has changed since you ran it" if change == "code" else "is custom code"
+    assert f"{NAME!r} {reason}" in capsys.readouterr().err
     assert not (project.parent / "canary").exists()
 
 

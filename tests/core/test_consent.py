@@ -21,17 +21,17 @@ from syncclip.core.settings import UserError
 from syncclip.core.trust import module_of, remember, require_trust, trust, trusted
 from tests.core.test_permissions import become_another_user, mode
 
-NAME = "ownpackage.way:Way"
+NAME = "consentpackage.way:Way"
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The working directory, with a package that imports a module from the same folder; consent is recorded."""
     folder, state = tmp_path / "project", tmp_path / "state"
-    (folder / "ownpackage").mkdir(parents=True)
-    (folder / "ownpackage" / "__init__.py").touch()
-    (folder / "ownpackage" / "way.py").write_text("import ownhelper\nclass Way: pass\n")
-    (folder / "ownhelper.py").write_text("number = 1\n")
+    (folder / "consentpackage").mkdir(parents=True)
+    (folder / "consentpackage" / "__init__.py").touch()
+    (folder / "consentpackage" / "way.py").write_text("import consenthelper\nclass Way: pass\n")
+    (folder / "consenthelper.py").write_text("number = 1\n")
     (folder / "unrelated.py").touch()
     monkeypatch.setenv("XDG_STATE_HOME", str(state))
     monkeypatch.chdir(folder)
@@ -40,7 +40,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     module_of(NAME)
     remember(NAME)
     yield folder
-    for module in ("ownpackage.way", "ownpackage", "ownhelper"):
+    for module in ("consentpackage.way", "consentpackage", "consenthelper"):
         sys.modules.pop(module, None)
     importlib.invalidate_caches()
 
@@ -58,11 +58,11 @@ def test_a_record_is_private_and_contains_only_the_imported_files(project: Path,
     path = record(tmp_path)
     assert (mode(path), mode(path.parent)) == (0o600, 0o700)
     files = {Path(file).relative_to(project).as_posix() for file in json.loads(path.read_text())}
-    assert files == {"ownpackage/__init__.py", "ownpackage/way.py", "ownhelper.py"}
+    assert files == {"consentpackage/__init__.py", "consentpackage/way.py", "consenthelper.py"}
     assert accepted()
 
 
-@pytest.mark.parametrize("changed", ["ownpackage/way.py", "ownpackage/__init__.py", "ownhelper.py"])
+@pytest.mark.parametrize("changed", ["consentpackage/way.py", "consentpackage/__init__.py", "consenthelper.py"])
 def test_changed_code_needs_consent_again(project: Path, changed: str) -> None:
     before = (project / changed).read_text()
     (project / changed).write_text(before + "import os\n")
@@ -81,21 +81,21 @@ def test_a_copy_in_another_folder_is_not_accepted(project: Path, tmp_path: Path)
 
 
 def test_code_that_precedes_the_project_on_the_path_is_not_accepted(project: Path, tmp_path: Path) -> None:
-    shutil.copytree(project / "ownpackage", tmp_path / "first" / "ownpackage")
+    shutil.copytree(project / "consentpackage", tmp_path / "first" / "consentpackage")
     assert not has_consent(NAME, [str(tmp_path / "first"), str(project)])
 
 
 def test_another_class_of_the_same_file_is_not_accepted(project: Path) -> None:
-    assert not accepted(name="ownpackage.way:Other")
+    assert not accepted(name="consentpackage.way:Other")
 
 
 def test_the_code_is_not_executed_before_it_is_accepted(project: Path, tmp_path: Path) -> None:
-    for module in ("ownpackage.way", "ownpackage", "ownhelper"):
+    for module in ("consentpackage.way", "consentpackage", "consenthelper"):
         del sys.modules[module]
-    for file in ("ownpackage/__init__.py", "ownpackage/way.py"):
+    for file in ("consentpackage/__init__.py", "consentpackage/way.py"):
         (project / file).write_text(f"open({str(tmp_path / 'canary')!r}, 'w')\n")
     importlib.invalidate_caches()
-    assert not accepted() and "ownpackage" not in sys.modules
+    assert not accepted() and "consentpackage" not in sys.modules
     assert not (tmp_path / "canary").exists()
 
 
