@@ -9,6 +9,7 @@ import shutil
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
@@ -192,11 +193,12 @@ def show(text: Table | str, keys: int = 1) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)
-    caption, text.caption = text.caption, None  # rich would wrap it at the width of the table
-    for part in _parts(text, console.width, keys):
+    without_caption = copy(text)
+    without_caption.caption = None  # rich would wrap it at the width of the table
+    for part in _parts(without_caption, console.width, keys):
         console.print(part, highlight=False, markup=False, emoji=False)
-    if caption:
-        show(str(caption))
+    if text.caption:
+        show(str(text.caption))
 
 
 def _parts(table: Table, width: int, keys: int) -> Iterator[Table]:

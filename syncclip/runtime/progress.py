@@ -172,7 +172,6 @@ def _bar_width(width: int) -> int:
 
 def print_message(message: str) -> None:
     """Print a message to stderr; stdout is reserved for results."""
-    sys.stderr.write(
-        f"{wrapped(printable(message), sys.stderr)}\n"
-    )  # in one call, so that concurrent messages are not interleaved
+    text = wrapped(printable(message), sys.stderr)
+    sys.stderr.write(f"{text}\n")  # in one call, so that concurrent messages are not interleaved
     sys.stderr.flush()

@@ -112,9 +112,9 @@ def detectable_difference(design: Design, spread: Deviations = TYPICAL, confiden
     """Return the smallest difference on novel classes, in points, that a study detects with power `POWER`.
 
     Each dataset has its own training runs, so seeds are independent across datasets. As in the bootstrap, classes and
-    seeds have t-distributions of their own; the two parts are added as independent errors (Cochran 1964, Biometrics
-    20(1)). A single seed is assumed to be as uncertain as two. The result is infinite if no dataset has more than one
-    novel class.
+    seeds have t-distributions of their own. The detectable differences of the two parts are added in quadrature, which
+    is exact for many classes and seeds. A single seed is assumed to be as uncertain as two. The result is infinite if
+    no dataset has more than one novel class.
     """
     freedom = design.classes - design.datasets
     if freedom < 1:
@@ -132,8 +132,7 @@ def required(
 ) -> tuple[int, int] | None:
     """Return the numbers of novel classes and of seeds that detect a difference, at least those of the design.
 
-    The number of seeds is the smallest one, from the design's up to `MOST_SEEDS`, that requires at most twice as many
-    classes as `MOST_SEEDS` seeds do.
+    The result has the smallest number of seeds that requires at most twice as many classes as `MOST_SEEDS` seeds do.
 
     Returns:
         Numbers of classes and seeds; None if `MOST_CLASSES` classes and `MOST_SEEDS` seeds are too few.
