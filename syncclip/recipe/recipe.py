@@ -89,7 +89,8 @@ class Recipe(Settings):
         try:
             settings = self.methods.of(method)
         except UserError as error:
-            raise KeyedError("training.method", str(error)) from error
+            key = "methods.custom" if isinstance(error.__cause__, ValidationError) else "training.method"
+            raise KeyedError(key, str(error)) from error
         uses = settings.data
         if uses and ("real" if data == "all_real" else data) not in uses:
             choice = " or ".join(map(repr, uses))

@@ -219,6 +219,8 @@ def _settings(source: Source) -> Iterator[tuple[str, Any]]:
             values.extend((f"{key}.{name}", inner) for name, inner in value.items())
         elif key.removeprefix("training.") not in omitted:
             yield key, value
+    for position, configuration in enumerate(recipe.study.configurations if source.kind == "study" else []):
+        yield f"study.configurations.{position}.overrides", configuration.overrides
 
 
 def _different_images(first: Source, other: Source) -> str:

@@ -51,6 +51,12 @@ def test_an_invalid_setting_is_an_error(tiny: TinyWorld, settings: dict[str, obj
         Recipe.load(tiny.recipe).with_values({"training.method": NAME, "methods.custom": settings})
 
 
+def test_an_invalid_setting_names_its_origin(tiny: TinyWorld) -> None:
+    trust(NAME)
+    with pytest.raises(UserError, match=r"^command line: methods\.custom\.scala: "):
+        Recipe.load(tiny.recipe, [f"training.method={NAME}", "methods.custom.scala=1"])
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [

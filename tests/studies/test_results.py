@@ -125,6 +125,15 @@ def test_settings_are_those_of_the_used_methods_that_differ(tmp_path: Path) -> N
     ]
 
 
+def test_differing_overrides_of_a_configuration_are_settings(tmp_path: Path) -> None:
+    key = "study.configurations.1.overrides"
+    first, second = (
+        write_study(tmp_path / name, flat, *overrides)
+        for name, overrides in (("a", []), ("b", [f"{key}.training.epochs=3"]))
+    )
+    assert list(dict.fromkeys(compare(first, second)["settings"])) == [f"{key}={{}}", f'{key}={{"training.epochs": 3}}']
+
+
 def test_constant_difference_of_studies_is_exact_although_seeds_and_classes_vary(tmp_path: Path) -> None:
     first, second = (write_study(tmp_path / each.__name__, each, spread=16) for each in (flat, higher))
     frame = compare(first, second)
