@@ -34,6 +34,16 @@ def job(name: str) -> Manifest:
     return dict(manifest)
 
 
+def queued(name: str) -> Manifest:
+    """The RayJob with a cluster of its own in the overlay for Kueue."""
+    return of_kind(overlay("kueue"), "RayJob")[f"syncclip-{name}"]
+
+
+def queue() -> list[Manifest]:
+    """Kueue's objects."""
+    return list(yaml.safe_load_all((KUBERNETES / "kueue.yaml").read_text()))
+
+
 def service() -> list[Manifest]:
     """The RayService and its other manifests."""
     return list(yaml.safe_load_all((KUBERNETES / "serve.yaml").read_text()))
