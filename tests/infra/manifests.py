@@ -61,7 +61,7 @@ def cluster(name: str) -> Manifest:
 
 
 def pods(ray_cluster: Manifest) -> dict[str, Manifest]:
-    """Group -> pod specification of a RayCluster, including the head's."""
-    spec = ray_cluster["spec"]
+    """Group -> pod specification of a RayCluster or of a RayJob's own cluster, including the head's."""
+    spec = ray_cluster["spec"].get("rayClusterSpec", ray_cluster["spec"])
     workers = {group["groupName"]: group["template"]["spec"] for group in spec["workerGroupSpecs"]}
     return {"head": spec["headGroupSpec"]["template"]["spec"], **workers}

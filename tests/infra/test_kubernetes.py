@@ -48,16 +48,18 @@ def kubernetes_error(manifest: Manifest) -> str:
     return ""
 
 
-@pytest.mark.parametrize("name", OVERLAYS)
+@pytest.mark.parametrize("name", (*OVERLAYS, "kueue"))
 def test_resources_and_pods_are_valid_and_run_without_privileges(name: str) -> None:
     resources = [item for item in overlay(name) if not item["apiVersion"].startswith("ray.io/")]
     assert [error for item in resources if (error := kubernetes_error(item))] == []
     assert {"Namespace", "ServiceAccount", "Role", "PriorityClass", "NetworkPolicy", "ConfigMap"} <= {
         item["kind"] for item in resources
     }
-    for group, spec in pods(cluster(name)).items():
+    clusters = map(queued, JOBS) if name == "kueue" else [cluster(name)]
+    for group, spec in [item for manifest in clusters for item in pods(manifest).items()]:
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": group}, "spec": spec}
         assert kubernetes_error(pod) == ""
+        assert spec["restartPolicy"] == "Never"  # KubeRay rejects other policies with its autoscaler v2
         assert spec["securityContext"]["runAsNonRoot"] is True
         for container in spec["containers"]:
             assert container["securityContext"]["allowPrivilegeEscalation"] is False
@@ -201,10 +203,14 @@ def test_jobs_run_a_command_with_the_mounted_recipe(name: str) -> None:
     assert spec["clusterSelector"] == {"ray.io/cluster": cluster("nvidia")["metadata"]["name"]}
 
 
-@pytest.mark.parametrize("name", JOBS)
-def test_a_queued_job_retries_on_a_cluster_of_fixed_size_that_ends_with_it(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "groups"),
+    [("synth", {"head", "generate"}), ("train", {"head", "train"}), ("study", {"head", "generate", "train"})],
+)
+def test_a_queued_job_retries_on_a_cluster_of_fixed_size_that_ends_with_it(name: str, groups: set[str]) -> None:
     manifest = queued(name)
     spec = manifest["spec"]
+    assert pods(manifest).keys() == groups
 
     assert spec["entrypoint"] == job(name)["spec"]["entrypoint"]
     assert spec["backoffLimit"] > 0 and "clusterSelector" not in spec
@@ -214,6 +220,10 @@ def test_a_queued_job_retries_on_a_cluster_of_fixed_size_that_ends_with_it(name:
     for group in spec["rayClusterSpec"]["workerGroupSpecs"]:
         assert group["minReplicas"] == group["replicas"] == group["maxReplicas"]
     assert of_kind(overlay("kueue"), "RayCluster") == {}
+    (policy,) = of_kind(
+        overlay("kueue"), "NetworkPolicy"
+    ).values()  # must not name a cluster: KubeRay chooses the names
+    assert policy["spec"]["podSelector"] == {"matchExpressions": [{"key": "ray.io/cluster", "operator": "Exists"}]}
 
 
 def test_every_queued_job_fits_the_quotas_of_its_flavors() -> None:
