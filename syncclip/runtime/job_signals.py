@@ -48,8 +48,10 @@ def job_signals() -> Iterator[Any]:
         Interrupted: a signal was received; raised at the end of the `with` block, or inside it after the grace period.
     """
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    signals: Any = ray.remote(num_cpus=0)(JobSignals)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    signals: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(JobSignals)
     handle = signals.remote()
     with shutdown.postponed(lambda: handle.stop.remote()):
         yield handle

@@ -4,6 +4,7 @@ for bit."""
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -66,11 +67,20 @@ class TrainJob:
     optimisation: Optimisation | None = None
 
 
+NOTICE_SECONDS = 1.0
+"""Interval in seconds at which all ranks check for a preemption notice, by the clock of rank 0."""
+
 PREPARED_BATCHES = 100
 """Number of batches in the preparation between two checks for an interruption."""
 
 
-def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | None = None) -> RunRecord:
+def run(
+    job: TrainJob,
+    rank: int = 0,
+    world_size: int = 1,
+    listener: Listener | None = None,
+    preempted: Callable[[], bool] = lambda: False,
+) -> RunRecord:
     """Train to the end, resuming from the newest intact checkpoint if there is one; do nothing if the run is finished.
 
     After a crash at any time, repeating the call with the same number of workers produces a `prompts.safetensors` and a
@@ -85,10 +95,12 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
         job: method to train, with its data and settings.
         rank, world_size: this rank and the number of ranks; torch.distributed must be initialised if there are several.
         listener: callback on rank 0 for every logged step.
+        preempted: function that returns whether a rank's machine is about to be preempted. Every rank calls it after
+            the same steps, so it may be a collective operation.
 
     Raises:
         UserError: the folder or its checkpoints belong to a different recipe.
-        StoppedError: the run was interrupted; repeat the call to resume it.
+        StoppedError: the run was interrupted or received a preemption notice; repeat the call to resume it.
         LostLoaderError: a loader process was killed; repeat the call to resume the run.
         DivergedError: a loss, or a parameter to be saved, is not finite; the parameters are not saved.
     """
@@ -112,7 +124,7 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
             _begin(job, learnable, state, world_size, recorder is not None)
             if state.step < total:
                 with watched():
-                    _train(job, learnable, state, rank, world_size, recorder)
+                    _train(job, learnable, state, rank, world_size, recorder, preempted)
             with distributed.agreed(world_size):
                 _count_together(job.stream, world_size)
                 if recorder is not None:
@@ -156,6 +168,7 @@ def _train(
     rank: int,
     world_size: int,
     recorder: RunRecorder | None,
+    preempted: Callable[[], bool],
 ) -> None:
     """Run all steps from `state` to the end."""
     settings, stream, device = job.settings, job.stream, device_of(job.settings.device)
@@ -174,6 +187,7 @@ def _train(
         processes=settings.loader_processes,
         pin_memory=device.type == "cuda",
     )
+    checked = time.monotonic()
     for step, (epoch, within, batch) in enumerate(prepared, start=state.step):
         rate = rate_at(job.rate, step, stream.steps_per_epoch, settings, job.optimisation)
         for group in optimizer.param_groups:
@@ -184,15 +198,21 @@ def _train(
         optimizer.zero_grad(set_to_none=True)
         losses = job.method.loss(batch.to(device))
         losses["total"].backward()  # type: ignore[no-untyped-call]
-        # A flag on any rank counts: rank 0 requests checkpoints by its clock, and any rank may be interrupted.
-        flag = shutdown.requested() or (recorder is not None and recorder.waited())
-        values, waited = distributed.average(list(learnable.values()), losses, world_size, flag)
+        # A flag on any rank counts: rank 0 requests checkpoints and checks by its clock; any rank may be interrupted.
+        waited = recorder is not None and recorder.waited()
+        check = recorder is not None and time.monotonic() - checked >= NOTICE_SECONDS
+        flag = shutdown.requested() or waited or check
+        values, flagged = distributed.average(list(learnable.values()), losses, world_size, flag)
         _check_finite(values, step + 1, epoch)
         optimizer.step()
         if within + 1 == stream.steps_per_epoch:
             job.method.epoch_ended(epoch + 1, settings.epochs)
-        stops = waited and any(distributed.gathered(shutdown.requested(), world_size))
-        saves = checkpoint_due(step + 1, total, settings.checkpoint_every, waited)
+        stops = False
+        if flagged:
+            checked = time.monotonic()
+            requests = distributed.gathered((preempted() or shutdown.requested(), waited), world_size)
+            stops, waited = (any(request) for request in zip(*requests, strict=True))
+        saves = checkpoint_due(step + 1, total, settings.checkpoint_every, stops or waited)
         if saves or step + 1 == total:
             _check_learned(learnable, step + 1, epoch)
         if recorder is not None:

@@ -15,13 +15,13 @@ from syncclip.core.labels import terms
 from syncclip.core.session import Session, current
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
+from syncclip.runtime import shutdown
 from syncclip.runtime.heartbeat import repeating
 from syncclip.runtime.job_signals import (
     job_signals,
     observing_stop,
     record_failure,
     recorded_failure,
-    stop_requested,
 )
 from syncclip.runtime.progress import Progress, print_message
 from syncclip.runtime.ray_session import (
@@ -79,10 +79,10 @@ def train_on_ray(
 ) -> RunRecord:
     """Run the training loop on `settings.workers` workers of the current Ray cluster or a local cluster.
 
-    If a worker or node is lost, all workers restart from the newest checkpoint, up to `max_failures` times. If the
-    driver is killed, repeat the call to resume the run; the number of workers may change. With `min_workers`, the
-    number of workers adapts to the cluster's resources. For a finished run, the call returns immediately without
-    starting Ray.
+    If a worker or node is lost, all workers restart from the newest checkpoint, up to `max_failures` times. If a node
+    receives a preemption notice or SIGTERM, they restart from a new checkpoint, any number of times. If the driver is
+    killed, repeat the call to resume the run; the number of workers may change. With `min_workers`, the number of
+    workers adapts to the cluster's resources. For a finished run, the call returns immediately without starting Ray.
 
     Args:
         build: function that builds the job from `spec` on each worker and configures storage in the worker process.
@@ -113,9 +113,14 @@ def train_on_ray(
         scaling, session = _scaling(settings), current().under_lock(folder.url, hold.token)
         progress.begin("loading CLIP weights and training images")
         with _shown(folder, progress, reported, scaling, warning), job_signals() as signals:
-            _fit(build, {"spec": spec, "folder": folder, "session": session, "signals": signals}, scaling, settings)
-            record = folder.record()
-            assert record is not None
+            config = {"spec": spec, "folder": folder, "session": session, "signals": signals}
+            while True:
+                _fit(build, config, scaling, settings)
+                record = folder.record()
+                assert record is not None
+                if record.status in ("finished", "failed") or shutdown.requested():
+                    break
+                print_message("a worker's machine is being preempted or stopped; all workers restart")
             if record.status == "failed":
                 raise UserError(record.error or "training failed")
             assert record.status == "finished", record
@@ -245,10 +250,9 @@ def _train(config: dict[str, Any], folder: RunFolder, rank: int, world_size: int
             job = config["build"](config["spec"], rank, world_size)
         assert job is not None and job.run.url == folder.url
         with observing_stop(config["signals"]), custom_code_reported():
-            run(job, rank, world_size, TrainingGauges(folder.name, folder.url))
+            run(job, rank, world_size, TrainingGauges(folder.name, folder.url), _preempted)
     except StoppedError:
-        if not stop_requested(config["signals"]):  # only this machine is stopping; Ray restarts the workers
-            raise
+        pass  # on all ranks; unless the driver has stopped the job, it starts new workers
     except UserError as error:
         if debugging():
             traceback.print_exception(error)
@@ -265,6 +269,17 @@ def _train(config: dict[str, Any], folder: RunFolder, rank: int, world_size: int
                 raise error from None
 
 
+def _preempted() -> bool:
+    """Return whether Ray has announced that a worker's node will be lost; all workers must call this together."""
+    import ray.train
+    from ray.exceptions import RayError
+
+    preemption_info = getattr(ray.train, "get_preemption_info", lambda: None)  # requires Ray 2.60
+    with contextlib.suppress(RayError):  # the actor that synchronises the workers is lost
+        return preemption_info() is not None
+    return False
+
+
 def _explanation(failures: Mapping[int, BaseException], max_failures: int) -> UserError | None:
     """Return a user error that describes the workers' failures (by rank), or None if they indicate a bug."""
     from ray.exceptions import RayActorError
@@ -274,7 +289,7 @@ def _explanation(failures: Mapping[int, BaseException], max_failures: int) -> Us
         if isinstance(cause, UserError):
             return cause
     for rank, cause in sorted(causes.items()):  # other ranks only report a lost connection
-        if isinstance(cause, LostLoaderError | StoppedError | RayActorError):
+        if isinstance(cause, LostLoaderError | RayActorError):
             what = "its process or machine was lost" if isinstance(cause, RayActorError) else str(cause)
             return UserError(
                 f"worker {rank}: {what}; no restarts are left (training.max_failures={max_failures}); run the same "

@@ -34,6 +34,16 @@ def job(name: str) -> Manifest:
     return dict(manifest)
 
 
+def queued(name: str) -> Manifest:
+    """The RayJob with a cluster of its own in the overlay for Kueue."""
+    return of_kind(overlay("kueue"), "RayJob")[f"syncclip-{name}"]
+
+
+def queue() -> list[Manifest]:
+    """Kueue's objects."""
+    return list(yaml.safe_load_all((KUBERNETES / "kueue.yaml").read_text()))
+
+
 def service() -> list[Manifest]:
     """The RayService and its other manifests."""
     return list(yaml.safe_load_all((KUBERNETES / "serve.yaml").read_text()))
@@ -51,7 +61,7 @@ def cluster(name: str) -> Manifest:
 
 
 def pods(ray_cluster: Manifest) -> dict[str, Manifest]:
-    """Group -> pod specification of a RayCluster, including the head's."""
-    spec = ray_cluster["spec"]
+    """Group -> pod specification of a RayCluster or of a RayJob's own cluster, including the head's."""
+    spec = ray_cluster["spec"].get("rayClusterSpec", ray_cluster["spec"])
     workers = {group["groupName"]: group["template"]["spec"] for group in spec["workerGroupSpecs"]}
     return {"head": spec["headGroupSpec"]["template"]["spec"], **workers}

@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import shlex
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 import yaml
 from ray._common.utils import import_attr
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+from ray.autoscaler._private.kuberay.utils import parse_quantity
 from ray.serve.schema import ServeDeploySchema
 
 from syncclip.cli.app import app
@@ -24,7 +26,7 @@ from syncclip.recipe.recipe import Recipe
 from syncclip.serving.app import CALLBACK, TOKEN
 from syncclip.serving.service import ServiceSettings
 from tests.cluster.configs import launches
-from tests.infra.manifests import JOBS, OVERLAYS, Manifest, cluster, job, of_kind, overlay, pods, service
+from tests.infra.manifests import JOBS, OVERLAYS, Manifest, cluster, job, of_kind, overlay, pods, queue, queued, service
 
 VERSION = "1.37"
 """Kubernetes version of the schemas."""
@@ -46,16 +48,18 @@ def kubernetes_error(manifest: Manifest) -> str:
     return ""
 
 
-@pytest.mark.parametrize("name", OVERLAYS)
+@pytest.mark.parametrize("name", (*OVERLAYS, "kueue"))
 def test_resources_and_pods_are_valid_and_run_without_privileges(name: str) -> None:
     resources = [item for item in overlay(name) if not item["apiVersion"].startswith("ray.io/")]
     assert [error for item in resources if (error := kubernetes_error(item))] == []
     assert {"Namespace", "ServiceAccount", "Role", "PriorityClass", "NetworkPolicy", "ConfigMap"} <= {
         item["kind"] for item in resources
     }
-    for group, spec in pods(cluster(name)).items():
+    clusters = map(queued, JOBS) if name == "kueue" else [cluster(name)]
+    for group, spec in [item for manifest in clusters for item in pods(manifest).items()]:
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": group}, "spec": spec}
         assert kubernetes_error(pod) == ""
+        assert spec["restartPolicy"] == "Never"  # KubeRay rejects other policies with its autoscaler v2
         assert spec["securityContext"]["runAsNonRoot"] is True
         for container in spec["containers"]:
             assert container["securityContext"]["allowPrivilegeEscalation"] is False
@@ -82,7 +86,7 @@ def kuberay_errors(kuberay: dict[str, Any], manifest: Manifest) -> list[str]:
 @with_kuberay
 def test_clusters_jobs_and_service_match_kuberays_schema(kuberay: dict[str, Any]) -> None:
     (ray_service,) = of_kind(service(), "RayService").values()
-    for manifest in (*map(cluster, OVERLAYS), *map(job, JOBS), ray_service):
+    for manifest in (*map(cluster, OVERLAYS), *map(job, JOBS), *map(queued, JOBS), ray_service):
         assert kuberay_errors(kuberay, manifest) == []
     wrong = copy.deepcopy(cluster("nvidia"))
     group = wrong["spec"]["workerGroupSpecs"][0]
@@ -197,6 +201,55 @@ def test_jobs_run_a_command_with_the_mounted_recipe(name: str) -> None:
     assert command in {item.name or getattr(item.callback, "__name__", "") for item in app.registered_commands}
     assert recipe == f"{mount['mountPath']}/recipe.yaml"
     assert spec["clusterSelector"] == {"ray.io/cluster": cluster("nvidia")["metadata"]["name"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "groups"),
+    [("synth", {"head", "generate"}), ("train", {"head", "train"}), ("study", {"head", "generate", "train"})],
+)
+def test_a_queued_job_retries_on_a_cluster_of_fixed_size_that_ends_with_it(name: str, groups: set[str]) -> None:
+    manifest = queued(name)
+    spec = manifest["spec"]
+    assert pods(manifest).keys() == groups
+
+    assert spec["entrypoint"] == job(name)["spec"]["entrypoint"]
+    assert spec["backoffLimit"] > 0 and "clusterSelector" not in spec
+    assert spec["suspend"] and spec["shutdownAfterJobFinishes"]  # Kueue's webhook requires both
+    assert {rule["policy"] for rule in spec["deletionStrategy"].values()} == {"DeleteCluster"}
+    assert "enableInTreeAutoscaling" not in spec["rayClusterSpec"]
+    for group in spec["rayClusterSpec"]["workerGroupSpecs"]:
+        assert group["minReplicas"] == group["replicas"] == group["maxReplicas"]
+    assert of_kind(overlay("kueue"), "RayCluster") == {}
+    (policy,) = of_kind(
+        overlay("kueue"), "NetworkPolicy"
+    ).values()  # must not name a cluster: KubeRay chooses the names
+    assert policy["spec"]["podSelector"] == {"matchExpressions": [{"key": "ray.io/cluster", "operator": "Exists"}]}
+
+
+def test_every_queued_job_fits_the_quotas_of_its_flavors() -> None:
+    (local,), (cluster_queue,) = (of_kind(queue(), kind).values() for kind in ("LocalQueue", "ClusterQueue"))
+    flavors = {item["metadata"]["name"]: item["spec"]["nodeLabels"] for item in queue() if "nodeLabels" in item["spec"]}
+    (resources,) = cluster_queue["spec"]["resourceGroups"]
+    quotas = {
+        (flavor["name"], resource["name"]): parse_quantity(resource["nominalQuota"])
+        for flavor in resources["flavors"]
+        for resource in flavor["resources"]
+    }
+    assert local["spec"]["clusterQueue"] == cluster_queue["metadata"]["name"]
+    assert {name for name, _ in quotas} == flavors.keys() == {"spot", "on-demand"}
+    for name in JOBS:
+        manifest, usage = queued(name), dict.fromkeys(quotas, Decimal(0))
+        assert manifest["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == local["metadata"]["name"]
+        assert manifest["metadata"]["namespace"] == local["metadata"]["namespace"]
+        spec = manifest["spec"]["rayClusterSpec"]
+        for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+            pod = group["template"]["spec"]
+            (flavor,) = (key for key, labels in flavors.items() if labels == pod["nodeSelector"])
+            assert group["labels"]["ray.io/market-type"] == flavor
+            requested = pod["containers"][0]["resources"]
+            for resource, value in {**requested["limits"], **requested["requests"]}.items():
+                usage[flavor, resource] += parse_quantity(value) * group.get("replicas", 1)
+        assert all(usage[key] <= quotas[key] for key in quotas)
 
 
 def test_the_service_is_valid_and_its_pods_run_without_privileges() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import resource
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from syncclip.core.settings import UserError
 from syncclip.methods.promptsrc import PromptSrc
 from syncclip.runtime import shutdown
 from syncclip.shards.images import Corruption
-from syncclip.training import distributed
+from syncclip.training import distributed, loop
 from syncclip.training.distributed import SharedError
 from syncclip.training.loop import DivergedError, StoppedError, TrainJob, run
 from tests.training import fakes, worlds
@@ -149,6 +150,17 @@ def _interrupt(rank: int, folder: Path) -> None:
         run(fakes.job(folder / name, rank, 2, noise=0.0, checkpoint_every=1000), rank, 2)
 
 
+def _preempt(rank: int, folder: Path) -> None:
+    """The machine of one rank receives a preemption notice: all stop at the same step, and no step is repeated."""
+    first, second = (fakes.job(folder / "preempted", rank, 2, noise=0.0, checkpoint_every=1000) for _ in range(2))
+    checks = itertools.count(1)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(StoppedError, match="interrupted after step 5 of"):
+        patch.setattr(loop, "NOTICE_SECONDS", 0.0)
+        run(first, rank, 2, preempted=lambda: next(checks) == 5 and rank == 1)
+    run(second, rank, 2)
+    assert (first.method.calls, second.method.calls) == (5, 15)
+
+
 def _unreadable_images(rank: int, folder: Path) -> None:
     """Each rank has an unreadable image of its own; the limit applies to their sum."""
 
@@ -175,6 +187,7 @@ CASES = (
     _full_disk_for_metrics,
     _checkpoint_minutes,
     _interrupt,
+    _preempt,
 )
 
 
@@ -208,7 +221,9 @@ def test_two_ranks_learn_the_prompts_of_one(tmp_path: Path, ranks: Path) -> None
     torch.testing.assert_close(two, one, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("run_name", "reference"), [("no space", "two"), ("stopped", "uninterrupted")])
+@pytest.mark.parametrize(
+    ("run_name", "reference"), [("no space", "two"), ("stopped", "uninterrupted"), ("preempted", "uninterrupted")]
+)
 def test_stopped_ranks_resume_to_the_bits_of_an_uninterrupted_run(ranks: Path, run_name: str, reference: str) -> None:
     assert fakes.bits(ranks / run_name) == fakes.bits(ranks / reference)
 
