@@ -90,7 +90,8 @@ def listing(url: str, shards: Collection[ShardStats], plan: Plan | None = None) 
         return name, count, len(classes), total, rejects, sum(shard.seconds for shard in stats), sha256
 
     rows = [*(row(f"{shard.shard:05d}", [shard], shard.sha256[:12]) for shard in shards), row("all", shards, "")]
-    return table(url, ("shard", "images", "classes", "size", "rejects", "seconds", "sha256"), rows, origin(plan) if plan else "")
+    headings = ("shard", "images", "classes", "size", "rejects", "seconds", "sha256")
+    return table(url, headings, rows, origin(plan) if plan else "")
 
 
 def sample(images: ShardSet, row: int) -> str:

@@ -22,8 +22,8 @@ from syncclip.storage.status_file import keep_status_file
 from syncclip.synthesis.autotune import tuned
 from syncclip.synthesis.early_stop import RejectionMonitor
 from syncclip.synthesis.filters import with_absolute_paths
-from syncclip.synthesis.generators.settings import TOKEN
 from syncclip.synthesis.generators.licences import licence_of
+from syncclip.synthesis.generators.settings import TOKEN
 from syncclip.synthesis.generators.weights import Located, locate
 from syncclip.synthesis.plan import PLAN_NAME, Plan, agreed_plan, read_plan, write_plan
 from syncclip.synthesis.status import (

@@ -26,9 +26,9 @@ from syncclip.synthesis.generators import endpoint
 from syncclip.synthesis.generators.endpoint import Endpoint
 from syncclip.synthesis.generators.settings import TOKEN, GeneratorSettings
 from syncclip.synthesis.generators.weights import locate
+from syncclip.synthesis.mark import mark_of
 from syncclip.synthesis.plan import Plan
 from syncclip.synthesis.settings import SynthesisSettings
-from syncclip.synthesis.mark import mark_of
 from syncclip.synthesis.shard import _encode
 from syncclip.synthetic_sets import card
 from syncclip.synthetic_sets.repair import repair_set
