@@ -172,8 +172,7 @@ class Plan(Settings):
     def owner(self) -> str:
         """Owner ID of the dataset's files (see `storage.checksums`), independent of the number of images."""
         # The settings in `MACHINE` are left out, as they are from a stored plan; the licence doesn't affect the files.
-        excluded = {"amounts": True, "licence": True, "generator": set(MACHINE)}
-        values = self.model_dump(mode="json", exclude=excluded)
+        values = self.model_dump(mode="json", exclude={"amounts": True, "licence": True, "generator": set(MACHINE)})
         return storage.identity(json_without_secrets(json.dumps(values, sort_keys=True)))
 
     def extended(self, images_per_class: int) -> Plan:

@@ -248,8 +248,7 @@ def score(
 
 def _encode(image: Image.Image, quality: int, xmp: bytes) -> bytes:
     buffer = io.BytesIO()
-    # Small images need full chroma resolution.
-    image.save(buffer, "JPEG", quality=quality, subsampling=0, xmp=xmp)
+    image.save(buffer, "JPEG", quality=quality, subsampling=0, xmp=xmp)  # small images need full chroma resolution
     return buffer.getvalue()
 
 

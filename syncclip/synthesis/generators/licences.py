@@ -11,8 +11,7 @@ from syncclip.embedded import FOLDER
 from syncclip.synthesis.generators.settings import UNKNOWN, GeneratorSettings
 from syncclip.synthesis.generators.weights import HUB_TIMEOUT_SECONDS, Located, locate
 
-CARD = "README.md"
-MAX_CARD_BYTES = 1 << 20
+CARD, MAX_CARD_LENGTH = "README.md", 1 << 20
 
 
 def licence_of(settings: GeneratorSettings, located: Located | None = None) -> str:
@@ -21,35 +20,32 @@ def licence_of(settings: GeneratorSettings, located: Located | None = None) -> s
     A missing model card, missing weights and an endpoint have the licence `UNKNOWN`. Unless HF_HUB_OFFLINE is set, the
     model cards of weights on the hub are downloaded.
     """
-    if settings.endpoint:
-        return UNKNOWN
     try:
-        located = located or locate(settings)
+        located = None if settings.endpoint else located or locate(settings)
     except UserError:
+        located = None
+    if located is None:
         return UNKNOWN
     pipeline = str(FOLDER / "icons/generator") if located.source == "icons" else located.source
     loras = [(lora.weights, lora.revision) for lora in located.loras]
     parts = [(pipeline, located.revision), *loras, *([] if located.vae is None else [located.vae])]
-    return ", ".join(dict.fromkeys(_licence(source, revision) for source, revision in parts))
+    return ", ".join(dict.fromkeys(_licence(Path(source), revision) for source, revision in parts))
 
 
-def _licence(source: str, revision: str | None) -> str:
+def _licence(source: Path, revision: str | None) -> str:
     """Return the licence on the model card of a folder, a file's folder or a repository on the hub."""
+    import huggingface_hub
+
+    card = (source if source.is_dir() else source.parent) / CARD
     try:
-        with _card(Path(source), revision).open(encoding="utf-8") as file:
-            start, _, rest = file.read(MAX_CARD_BYTES).partition("---\n")
+        if not source.is_absolute():
+            options = {"revision": revision, "etag_timeout": HUB_TIMEOUT_SECONDS}
+            card = Path(huggingface_hub.hf_hub_download(str(source), CARD, **options))
+        with card.open(encoding="utf-8-sig") as file:
+            start, _, rest = file.read(MAX_CARD_LENGTH).partition("---\n")
         values = {} if start else parse_yaml(rest.partition("\n---")[0], CARD)
         licence = values.get("license")
         licence = values.get("license_name", licence) if licence == "other" else licence
     except Exception:  # any error of the hub, the network, the file system or the card's content
         return UNKNOWN
     return cut(printable(licence)) if isinstance(licence, str) and licence else UNKNOWN
-
-
-def _card(path: Path, revision: str | None) -> Path:
-    import huggingface_hub
-
-    if path.is_absolute():
-        return (path if path.is_dir() else path.parent) / CARD
-    timeout = HUB_TIMEOUT_SECONDS
-    return Path(huggingface_hub.hf_hub_download(str(path), CARD, revision=revision, etag_timeout=timeout))
