@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
+from syncclip.core.settings import UserError
 from syncclip.shards.writer import write_shard
 from syncclip.synthesis.mark import generator_name, mark_of
 from syncclip.synthesis.plan import Plan, agreed_plan, read_plan, write_plan
@@ -132,3 +133,16 @@ def test_a_dataset_is_extended_with_its_own_mark(make_plan: MakePlan, tmp_path: 
     stored = read_plan(url)
     assert stored is not None
     assert agreed_plan(make_plan(2), stored, url) == stored.extended(2)
+
+
+def test_a_dataset_with_marks_is_not_extended_without(make_plan: MakePlan, tmp_path: Path) -> None:
+    stored = make_plan(1)
+    with pytest.raises(UserError, match="mark: 'iptc' -> None"):
+        agreed_plan(make_plan(2, mark="none"), stored, str(tmp_path))
+
+
+def test_the_licence_does_not_affect_the_owner_of_the_files(make_plan: MakePlan, tmp_path: Path) -> None:
+    requested, url = make_plan(1), str(tmp_path)
+    stored = requested.model_copy(update={"licence": "mit"})
+    assert stored.owner == requested.owner
+    assert agreed_plan(requested, stored, url) == stored
