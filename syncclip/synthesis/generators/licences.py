@@ -8,6 +8,7 @@ from syncclip.core.formats import parse_yaml
 from syncclip.core.settings import UserError
 from syncclip.core.text import cut, printable
 from syncclip.embedded import FOLDER
+from syncclip.storage.hub import hub_access
 from syncclip.synthesis.generators.settings import UNKNOWN, GeneratorSettings
 from syncclip.synthesis.generators.weights import HUB_TIMEOUT_SECONDS, Located, locate
 
@@ -34,13 +35,14 @@ def licence_of(settings: GeneratorSettings, located: Located | None = None) -> s
 
 def _licence(source: Path, revision: str | None) -> str:
     """Return the licence on the model card of a folder, a file's folder or a repository on the hub."""
-    import huggingface_hub
+    from huggingface_hub import hf_hub_download
 
     card = (source if source.is_dir() else source.parent) / CARD
     try:
         if not source.is_absolute():
-            options = {"revision": revision, "etag_timeout": HUB_TIMEOUT_SECONDS}
-            card = Path(huggingface_hub.hf_hub_download(str(source), CARD, **options))
+            timeout = HUB_TIMEOUT_SECONDS
+            with hub_access(CARD):  # without progress bars
+                card = Path(hf_hub_download(str(source), CARD, revision=revision, etag_timeout=timeout))
         with card.open(encoding="utf-8-sig") as file:
             start, _, rest = file.read(MAX_CARD_LENGTH).partition("---\n")
         values = {} if start else parse_yaml(rest.partition("\n---")[0], CARD)
