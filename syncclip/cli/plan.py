@@ -62,6 +62,9 @@ def plan(
 
 
 def _preview(loaded: syncclip.Recipe, probe: bool, throughput: float | None, all_classes: bool) -> None:
+    from syncclip.cli import render
+    from syncclip.synthesis.generators.licences import licence_of
+
     planned = syncclip.plan(loaded)
     text.show(prompts_table(planned, planned.classes if all_classes else SHOWN_CLASSES))
     if planned.classes > SHOWN_CLASSES and not all_classes:
@@ -72,6 +75,7 @@ def _preview(loaded: syncclip.Recipe, probe: bool, throughput: float | None, all
         f"{counted(planned.total, 'image')} in {counted(len(planned.shards()), 'shard')} of up to "
         f"{planned.shard_size}, by {planned.generator.pipeline}{note}"
     )
+    text.show(render.origin(planned.model_copy(update={"licence": licence_of(planned.generator)})))
     cost = loaded.synthesis.cost
     cost = cost if throughput is None else cost.model_copy(update={"throughput": throughput})
     cost = measured(loaded, planned, cost) if probe else cost

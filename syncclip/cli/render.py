@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from syncclip.reports import StudyReport
     from syncclip.shards.markers import ShardStats
     from syncclip.shards.reader import ShardSet
+    from syncclip.synthesis.plan import Plan
     from syncclip.synthesis.summary import SetSummary
     from syncclip.synthetic_sets.quality import SetQuality
 
@@ -74,8 +75,13 @@ def quality(measured: SetQuality) -> str:
     return "\n".join(lines)
 
 
-def listing(url: str, shards: Collection[ShardStats]) -> Table:
-    """Return a table of a synthetic dataset's committed shards, with totals."""
+def origin(plan: Plan) -> str:
+    """Return the provenance mark of a plan's images and the licence of the generator's weights."""
+    return printable(f"provenance mark: {plan.mark}; licence of the weights: {plan.licence}")
+
+
+def listing(url: str, shards: Collection[ShardStats], plan: Plan | None = None) -> Table:
+    """Return a table of a synthetic dataset's committed shards, with totals, mark and licence."""
 
     def row(name: str, stats: Collection[ShardStats], sha256: str) -> tuple[object, ...]:
         classes = {label for shard in stats for label in shard.per_class}
@@ -84,7 +90,8 @@ def listing(url: str, shards: Collection[ShardStats]) -> Table:
         return name, count, len(classes), total, rejects, sum(shard.seconds for shard in stats), sha256
 
     rows = [*(row(f"{shard.shard:05d}", [shard], shard.sha256[:12]) for shard in shards), row("all", shards, "")]
-    return table(url, ("shard", "images", "classes", "size", "rejects", "seconds", "sha256"), rows)
+    headings = ("shard", "images", "classes", "size", "rejects", "seconds", "sha256")
+    return table(url, headings, rows, origin(plan) if plan else "")
 
 
 def sample(images: ShardSet, row: int) -> str:

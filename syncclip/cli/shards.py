@@ -23,13 +23,14 @@ def ls(folder: Folder, overrides: Overrides) -> None:
     from syncclip import storage
     from syncclip.cli import render
     from syncclip.shards.markers import committed
+    from syncclip.synthesis.plan import read_plan
 
     configure_storage(overrides)
     shards = committed(folder)
     if not shards:
         fix = f"no committed shards; generate some with `syncclip synth RECIPE --out {folder}`"
         raise storage.wrong_folder(folder, "a synthetic dataset", fix)
-    text.show(render.listing(folder, shards.values()))
+    text.show(render.listing(folder, shards.values(), read_plan(folder)))
 
 
 @app.command("verify")
@@ -149,10 +150,14 @@ def export_command(
     ] = "unknown",
 ) -> None:
     """Export a synthetic dataset as one folder per class, a Hugging Face dataset, or a split file with images."""
+    from syncclip.cli import render
+    from syncclip.synthesis.plan import read_plan
     from syncclip.synthetic_sets.export import export_set
 
     configure_storage(overrides)
     text.show(f"{counted(export_set(folder, out, to, licence), 'image')}: {out}")
+    if plan := read_plan(folder):
+        text.show(render.origin(plan))
 
 
 @app.command("pack")

@@ -22,6 +22,7 @@ from syncclip.storage.status_file import keep_status_file
 from syncclip.synthesis.autotune import tuned
 from syncclip.synthesis.early_stop import RejectionMonitor
 from syncclip.synthesis.filters import with_absolute_paths
+from syncclip.synthesis.generators.licences import licence_of
 from syncclip.synthesis.generators.settings import TOKEN
 from syncclip.synthesis.generators.weights import Located, locate
 from syncclip.synthesis.plan import PLAN_NAME, Plan, agreed_plan, read_plan, write_plan
@@ -84,7 +85,8 @@ def synthesise_set(
         if todo:
             hold = locks.enter_context(storage.lock(url, "synth"))  # not locked above if all files exist
             located = locate(plan.generator, plan.weights)
-            plan = plan.model_copy(update={"weights": located.fingerprint})
+            licence = licence_of(plan.generator, located) if stored is None else stored.licence
+            plan = plan.model_copy(update={"weights": located.fingerprint, "licence": licence})
             check_capacity(pool, plan.threads)
             if stored is None and plan.generator.batch_size == "auto":
                 plan = tuned(plan, located, pool)

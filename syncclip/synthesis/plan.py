@@ -23,7 +23,7 @@ from syncclip.core.settings import MANY, Settings, ShortText, UserError, added
 from syncclip.core.text import cut
 from syncclip.core.validation_errors import first_error
 from syncclip.synthesis.filters import ClipFilterSettings, FilterSettings, check_scope
-from syncclip.synthesis.generators.settings import MACHINE, GeneratorSettings
+from syncclip.synthesis.generators.settings import MACHINE, UNKNOWN, GeneratorSettings
 from syncclip.synthesis.prompts.settings import PromptSettings, check_classes, distinct, prompt_of, prompts_of
 from syncclip.synthesis.seeds import MAX_IMAGES, seed_of, seeds_of
 from syncclip.synthesis.settings import MAX_ATTEMPTS, SynthesisSettings
@@ -72,6 +72,10 @@ class Plan(Settings):
     """Number of images per class at creation and after each extension, in ascending order."""
     guides: Annotated[tuple[tuple[str, ...], ...], MANY] = added(())
     """Checksums of each class's real images for real guidance; see `references.digests`."""
+    mark: Literal["iptc", "none"] = added("none")
+    """Provenance mark in each image; see `mark.mark_of`."""
+    licence: ShortText = added(UNKNOWN)
+    """Licences of the generator's weights; see `generators.licences`."""
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Plan:
@@ -167,8 +171,8 @@ class Plan(Settings):
     @property
     def owner(self) -> str:
         """Owner ID of the dataset's files (see `storage.checksums`), independent of the number of images."""
-        # The settings in `MACHINE` are left out, as they are from a stored plan.
-        values = self.model_dump(mode="json", exclude={"amounts": True, "generator": set(MACHINE)})
+        # The settings in `MACHINE` are left out, as they are from a stored plan; the licence doesn't affect the files.
+        values = self.model_dump(mode="json", exclude={"amounts": True, "licence": True, "generator": set(MACHINE)})
         return storage.identity(json_without_secrets(json.dumps(values, sort_keys=True)))
 
     def extended(self, images_per_class: int) -> Plan:
@@ -243,8 +247,9 @@ def write_plan(plan: Plan, url: str) -> Plan:
 def differences(stored: Plan, requested: Plan) -> list[str]:
     """Return the incompatible values of two plans as `key: stored -> requested`."""
     before, after = _flat(stored.model_dump()), _flat(requested.model_dump())
-    ignored = {"amounts", *(f"generator.{key}" for key in MACHINE)}
+    ignored = {"amounts", "licence", *(f"generator.{key}" for key in MACHINE)}
     ignored |= {"generator.batch_size"} if requested.generator.batch_size == "auto" else set()
+    ignored |= {"mark"} if stored.mark == "none" else set()  # the dataset may be older than the setting
     changes = []
     for key in sorted({*before, *after} - ignored):
         old, new = before.get(key), after.get(key)

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from syncclip.core.labels import LabelSelector
-from syncclip.core.settings import Settings
+from syncclip.core.settings import Settings, added
 from syncclip.synthesis.filters import BlankSettings, ClipHeadSettings, FilterSettings
 from syncclip.synthesis.generators.settings import GeneratorSettings
 from syncclip.synthesis.prompts.settings import PromptSettings
@@ -60,6 +60,9 @@ class SynthesisSettings(Settings):
     """Number of images per shard; default: max(64, batch size), rounded up to a multiple of the class count."""
     jpeg_quality: int = Field(92, ge=1, le=100)
     """JPEG quality of stored images, 1 to 100."""
+    mark: Literal["iptc", "none"] = added("iptc")
+    """Provenance mark in each image: `iptc` stores IPTC's digital source type and the generator's name as XMP. An
+    existing dataset without a mark is extended without a mark."""
     threads: int = Field(1, ge=1)
     """Number of torch threads per actor; stored in the plan, since it affects the least significant bits of images."""
     actors: Actors = 1

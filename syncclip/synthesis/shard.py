@@ -18,6 +18,7 @@ from PIL import Image
 from syncclip.shards.writer import Sample
 from syncclip.synthesis.filters import Filter, FilterBatch
 from syncclip.synthesis.generators.pipeline import AnyGenerator
+from syncclip.synthesis.mark import mark_of
 from syncclip.synthesis.plan import Entry, Plan
 from syncclip.synthesis.references import ReferenceImages
 from syncclip.synthesis.rejects import Gallery, Reject
@@ -131,7 +132,7 @@ class _Selection:
         labels, prompts, indices = zip(*((entry.label, entry.prompt, entry.index) for entry in entries), strict=True)
         batch = FilterBatch(images, labels, prompts, indices)
         accepted = []
-        for row, candidate in enumerate(score(entries, batch, self.filters, self.plan.jpeg_quality, clock)):
+        for row, candidate in enumerate(score(self.plan, entries, batch, self.filters, clock)):
             entry, reason = candidate.entry, candidate.reason
             previous = self.best.get(entry.index)
             # An attempt is better if it passes more filters or, for the same number of filters, scores higher.
@@ -223,7 +224,7 @@ def _prefetched(
 
 
 def score(
-    entries: Sequence[Entry], batch: FilterBatch, filters: Sequence[Filter], quality: int, clock: Clock
+    plan: Plan, entries: Sequence[Entry], batch: FilterBatch, filters: Sequence[Filter], clock: Clock
 ) -> list[Candidate]:
     """Apply each filter to the images that passed the previous filters, and encode all images."""
     candidates = [Candidate(entry) for entry in entries]
@@ -241,13 +242,13 @@ def score(
             candidate.reason = None if keep else stage.name
     with clock.of("encode"):
         for candidate, image in zip(candidates, batch.images, strict=True):
-            candidate.jpeg = _encode(image, quality)
+            candidate.jpeg = _encode(image, plan.jpeg_quality, mark_of(plan, candidate.entry))
     return candidates
 
 
-def _encode(image: Image.Image, quality: int) -> bytes:
+def _encode(image: Image.Image, quality: int, xmp: bytes) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality, subsampling=0)  # small images need full chroma resolution
+    image.save(buffer, "JPEG", quality=quality, subsampling=0, xmp=xmp)  # small images need full chroma resolution
     return buffer.getvalue()
 
 

@@ -87,6 +87,8 @@ def _origin(plan: Plan | ImportedSet) -> dict[str, str]:
     return {
         "generator": f"{generator.pipeline}{endpoint}, {steps}, guidance {generator.guidance}",
         "weights": plan.weights or "unknown",
+        "licence of the weights": plan.licence,
+        "provenance mark": plan.mark,
         "filters": ", ".join(settings.name for settings in plan.filters) or "none",
         "seed": str(plan.seed),
     }

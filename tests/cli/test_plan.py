@@ -36,6 +36,12 @@ def test_a_plan_without_a_throughput_shows_the_options_for_it(
     assert Outcome(capsys, *plan).out.splitlines()[-1].startswith("for the expected time and cost, use --probe")
 
 
+def test_a_plan_shows_the_mark_and_the_licence(capsys: pytest.CaptureFixture[str]) -> None:
+    for values, mark in (((), "iptc"), (("synthesis.mark=none",), "none")):
+        out = Outcome(capsys, "plan", "travel", *values).out
+        assert f"provenance mark: {mark}; licence of the weights: apache-2.0" in out
+
+
 def test_a_suite_is_planned_with_its_sum_and_power(capsys: pytest.CaptureFixture[str]) -> None:
     outcome = Outcome(capsys, "plan", "demo")
     assert outcome.status == 0, outcome.err

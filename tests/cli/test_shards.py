@@ -82,6 +82,16 @@ def test_sets_are_merged_and_exported(capsys: pytest.CaptureFixture[str], tmp_pa
     assert "unknown layout" in other.error
 
 
+def test_the_mark_and_the_licence_are_shown(capsys: pytest.CaptureFixture[str], tiny_set: str, tmp_path: Path) -> None:
+    folder, out = shutil.copytree(tiny_set, tmp_path / "set"), tmp_path / "out"
+    test_repair.change_plan(folder, licence="openrail++")
+    line = "provenance mark: iptc; licence of the weights: openrail++"
+    assert line in Outcome(capsys, "shards", "ls", str(folder)).out
+    assert line in Outcome(capsys, "shards", "export", str(folder), "--to", "huggingface", "--out", str(out)).out
+    card = (out / "README.md").read_text()
+    assert "| licence of the weights | openrail++ |" in card and "| licence | unknown |" in card
+
+
 def test_storage_options_can_be_overrides(capsys: pytest.CaptureFixture[str]) -> None:
     with s3_bucket("overrides") as bucket:
         make_set(f"{bucket}/set", (1, 1, 1))

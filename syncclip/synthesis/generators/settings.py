@@ -17,6 +17,9 @@ REQUEST_KEYS = {"steps": "num_inference_steps", "guidance": "guidance_scale", "t
 REQUEST_KEYS |= {"model": "model", "negative_prompt": "negative_prompt"}
 """JSON fields of an endpoint request, by setting name."""
 
+UNKNOWN = "unknown"
+"""Licence of weights without a model card that states it."""
+
 EMBEDDED = "icons"
 EMBEDDED_SIDE = 64
 """Width and height of the bundled generator's images in pixels."""

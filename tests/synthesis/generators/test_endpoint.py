@@ -26,6 +26,7 @@ from syncclip.synthesis.generators import endpoint
 from syncclip.synthesis.generators.endpoint import Endpoint
 from syncclip.synthesis.generators.settings import TOKEN, GeneratorSettings
 from syncclip.synthesis.generators.weights import locate
+from syncclip.synthesis.mark import mark_of
 from syncclip.synthesis.plan import Plan
 from syncclip.synthesis.settings import SynthesisSettings
 from syncclip.synthesis.shard import _encode
@@ -268,7 +269,7 @@ def check_set(plan: Plan, folder: Path) -> None:
         provenance = shards.provenance(row)
         entry = plan.entry(provenance["image"] * plan.classes + plan.classnames.index(provenance["class"]))
         assert (provenance["seed"], shards.text(row), provenance["generator"]) == (entry.seed, entry.prompt, MODEL)
-        assert shards.read(row) == _encode(image_of(entry.prompt, entry.seed), plan.jpeg_quality)
+        assert shards.read(row) == _encode(image_of(entry.prompt, entry.seed), plan.jpeg_quality, mark_of(plan, entry))
         indices.append(entry.index)
     assert sorted(indices) == list(range(plan.total))
 
