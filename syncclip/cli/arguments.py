@@ -38,7 +38,10 @@ Overrides = Annotated[
 ]
 Out = Annotated[str | None, typer.Option("--out", metavar="DIR", help="Output folder: a path or a URL.")]
 OutFile = Annotated[str | None, typer.Option("--out", metavar="FILE", help="Output file: a path or a URL.")]
-OutFolder = Annotated[str, typer.Option("--out", metavar="DIR", help="Output folder: a path or a URL.")]
+OutActors = Annotated[
+    int, typer.Option("--actors", min=1, metavar="N", help="Number of Ray actors; 1: this process, without Ray.")
+]
+Folder = Annotated[str, typer.Option("--out", metavar="DIR", help="Output folder: a path or a URL.")]
 Root = Annotated[str | None, typer.Option("--root", metavar="DIR", help="Folder with all datasets, in CoOp's layout.")]
 Datasets = Annotated[
     list[str], typer.Option("--dataset", **REPEATED, metavar="NAME", help="Run only this dataset; may be repeated.")
@@ -49,6 +52,9 @@ Methods = Annotated[
 Synthetic = Annotated[
     str | None,
     typer.Option("--synthetic", metavar="DIR", help="Folder of synthetic datasets, each named after its real dataset."),
+]
+Actors = Annotated[
+    int, typer.Option("--actors", min=1, metavar="N", help="Number of Ray actors; 1: this process, without Ray.")
 ]
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="A folder or a URL.")]
 Run = Annotated[

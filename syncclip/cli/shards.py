@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import syncclip
-from syncclip.cli.arguments import Folder, Out, OutFolder, Overrides, Root, configure_storage
+from syncclip.cli.arguments import Actors, Folder, Out, OutFolder, Overrides, Root, configure_storage
 from syncclip.cli.verify import show_problems
 from syncclip.core import text
 from syncclip.core.settings import UserError
@@ -37,13 +37,14 @@ def verify_command(
     folder: Folder,
     overrides: Overrides,
     repair: Annotated[bool, typer.Option("--repair", help="Regenerate damaged shards, byte for byte.")] = False,
+    actors: Actors = 1,
 ) -> None:
     """Verify all files of a synthetic dataset and report damage; exit with status 1 if damage remains."""
     from syncclip.shards.markers import committed
     from syncclip.synthetic_sets.repair import repair_set
 
     configure_storage(overrides)
-    result = show_problems(folder)
+    result = show_problems(folder, actors)
     if result.shards and repair:
         repaired = repair_set(folder, result.shards, _recipe_of(folder, overrides).synthesis.pool)
         text.show(f"{folder}: {counted(len(repaired), 'shard')} regenerated")
@@ -147,12 +148,13 @@ def export_command(
     licence: Annotated[
         str, typer.Option("--license", help="Image licence for the dataset card (`huggingface` layout).")
     ] = "unknown",
+    actors: Actors = 1,
 ) -> None:
     """Export a synthetic dataset as one folder per class, a Hugging Face dataset, or a split file with images."""
     from syncclip.synthetic_sets.export import export_set
 
     configure_storage(overrides)
-    text.show(f"{counted(export_set(folder, out, to, licence), 'image')}: {out}")
+    text.show(f"{counted(export_set(folder, out, to, licence, actors), 'image')}: {out}")
 
 
 @app.command("pack")

@@ -27,7 +27,7 @@ def save(path: Path, content: Any) -> str:
 
 
 def export_to(url: str) -> Export:
-    return Export(url, Manifest(to="coop", source={}, version="1"))
+    return Export(url, Manifest(to="coop", source={}, version="1"), current())
 
 
 def test_objects_of_dassl_and_numpy_are_ignored(tmp_path: Path) -> None:
