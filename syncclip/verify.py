@@ -34,7 +34,7 @@ from syncclip.runs.classes import CLASSES
 from syncclip.runs.evaluate import TEST_DOMAINS, TRANSFER, results_owner
 from syncclip.runtime.progress import Progress
 from syncclip.shards.index import COLUMNS, INDEX, Index, read_index, shards_by_markers
-from syncclip.shards.markers import markers
+from syncclip.shards.markers import GROUPED, markers
 from syncclip.shards.verify import problems
 from syncclip.storage.documents import CONTENTS
 from syncclip.storage.exports import exported_files, problems_of_export
@@ -302,7 +302,7 @@ def _is_ours(folder: _Folder, name: str) -> bool:
         return RECORD in folder.names
     if _PROTOCOL.fullmatch(name) and _protocol(folder) == name.rpartition(".")[0]:
         return True
-    pattern = REJECTS.fullmatch(name) or _MARKER.fullmatch(name)
+    pattern = REJECTS.fullmatch(name) or _MARKER.fullmatch(name) or GROUPED.fullmatch(name)
     return name in WITH_CHECKSUM or EVENTS in name or name in (METRICS, COLUMNS) or pattern is not None
 
 

@@ -59,7 +59,7 @@ def problems(
         in_order: map that verifies the shards, possibly in several processes.
     """
     corrupt: dict[int, str] = {}
-    existing = committed(url, lambda shard, error: corrupt.update({shard: str(error)}), owner)
+    existing = committed(url, lambda shard, error: corrupt.update({shard: str(error)}), owner, stored=False)
     uncommitted: set[int] = set()
     for name in storage.sizes(url):
         if (match := _FILE.fullmatch(name)) and int(match[1]) not in {*existing, *corrupt}:

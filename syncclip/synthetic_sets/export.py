@@ -40,9 +40,6 @@ class ExportedSet:
     folders: list[str]
     """Folder name of each class."""
 
-    out: str
-    """URL of the export."""
-
     @property
     def images(self) -> int:
         """Number of images."""

@@ -11,6 +11,7 @@ import torch
 
 from syncclip import storage
 from syncclip.core.manifest import Manifest
+from syncclip.core.session import current
 from syncclip.core.settings import UserError
 from syncclip.interop.dassl import find_checkpoint, read_checkpoint, write_checkpoint
 from syncclip.storage.exports import Export
