@@ -38,10 +38,7 @@ Overrides = Annotated[
 ]
 Out = Annotated[str | None, typer.Option("--out", metavar="DIR", help="Output folder: a path or a URL.")]
 OutFile = Annotated[str | None, typer.Option("--out", metavar="FILE", help="Output file: a path or a URL.")]
-OutActors = Annotated[
-    int, typer.Option("--actors", min=1, metavar="N", help="Number of Ray actors; 1: this process, without Ray.")
-]
-Folder = Annotated[str, typer.Option("--out", metavar="DIR", help="Output folder: a path or a URL.")]
+OutFolder = Annotated[str, typer.Option("--out", metavar="DIR", help="Output folder: a path or a URL.")]
 Root = Annotated[str | None, typer.Option("--root", metavar="DIR", help="Folder with all datasets, in CoOp's layout.")]
 Datasets = Annotated[
     list[str], typer.Option("--dataset", **REPEATED, metavar="NAME", help="Run only this dataset; may be repeated.")
