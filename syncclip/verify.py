@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 
 from pydantic import TypeAdapter, ValidationError
@@ -33,7 +34,7 @@ from syncclip.runs.classes import CLASSES
 from syncclip.runs.evaluate import TEST_DOMAINS, TRANSFER, results_owner
 from syncclip.runtime.progress import Progress
 from syncclip.shards.index import COLUMNS, INDEX, Index, read_index, shards_by_markers
-from syncclip.shards.markers import markers
+from syncclip.shards.markers import GROUPED, markers
 from syncclip.shards.verify import problems
 from syncclip.storage.documents import CONTENTS
 from syncclip.storage.exports import exported_files, problems_of_export
@@ -53,6 +54,7 @@ from syncclip.synthetic_sets.repair import absent
 from syncclip.training.checkpoints import Marker
 from syncclip.training.run_folder import CHECKPOINTS, EVENTS, METRICS, PROMPTS, RECIPE, RECORD, RunFolder
 from syncclip.training.status import STATUS
+from syncclip.workers.parallel import ordered_map
 
 _SHARD = re.compile(r"([0-9]{5,})(\.tar|\.parquet|_stats\.json)")
 _OF_SET = {PLAN_NAME, IMPORTED, SET_RECIPE, INDEX, COLUMNS}
@@ -139,11 +141,12 @@ class _Folder:
         return set()
 
 
-def verify(url: str, report: Callable[[str], None]) -> Verification:
+def verify(url: str, report: Callable[[str], None], actors: int = 1) -> Verification:
     """Verify the checksum and owner of every file in a folder and its subfolders.
 
     Args:
         report: callback for each problem, called as soon as the problem is detected.
+        actors: number of Ray actors that verify the shards; 1: this process.
     """
     result, folders = Verification(), list(_folders(url))
     if not any(folder.names for folder in folders):
@@ -156,7 +159,8 @@ def verify(url: str, report: Callable[[str], None]) -> Verification:
             names = [name for name in folder.names if folder.file(name) not in exported]
             result.files += len(folder.names) - len(names)
             progress.update(len(folder.names) - len(names))
-            sentences = chain(_problems_of_export(folder), _problems(replace(folder, names=names), result, progress))
+            checked = _problems(replace(folder, names=names), result, progress, actors)
+            sentences = chain(_problems_of_export(folder), checked)
             for sentence in sentences:
                 result.problems.append(sentence)
                 report(sentence)
@@ -208,7 +212,7 @@ def _problems_of_export(folder: _Folder) -> Iterator[str]:
         yield f"{folder.file(MANIFEST)} is missing from this export; export again into a new folder"
 
 
-def _problems(folder: _Folder, result: Verification, progress: Progress) -> Iterator[str]:
+def _problems(folder: _Folder, result: Verification, progress: Progress, actors: int) -> Iterator[str]:
     """Yield the problems of a folder, excluding its subfolders."""
     derived = predictions_among(folder.names) | teacher_files_among(folder.names)
     yield from problems_of_predictions(folder.url, folder.names)
@@ -219,7 +223,7 @@ def _problems(folder: _Folder, result: Verification, progress: Progress) -> Iter
         shards = {}  # tar files of other tools
     broken: set[int] = set()
     if shards or {PLAN_NAME, IMPORTED} & {*folder.names}:
-        yield from _shard_problems(folder, bool(shards), broken, result, progress)
+        yield from _shard_problems(folder, bool(shards), broken, result, progress, actors)
     checked = {name for name, shard in shards.items() if shard in broken or not name.endswith(".json")} | derived
     result.files += len(checked)
     yield from _missing(folder)
@@ -238,13 +242,13 @@ def _problems(folder: _Folder, result: Verification, progress: Progress) -> Iter
 
 
 def _shard_problems(
-    folder: _Folder, any_shards: bool, broken: set[int], result: Verification, progress: Progress
+    folder: _Folder, any_shards: bool, broken: set[int], result: Verification, progress: Progress, actors: int
 ) -> Iterator[str]:
     """Yield the problems of a folder's shards, and add the shards to regenerate to `broken`."""
     url, top = folder.url, folder.parent is None
     owner = next(iter(folder.expected(INDEX)), None)
     if any_shards:
-        for problem in problems(url, lambda: progress.update(2), owner):
+        for problem in problems(url, lambda: progress.update(2), owner, partial(ordered_map, actors=actors)):
             broken.add(problem.shard)
             result.mendable += top
             yield f"{url}: {problem.sentence}"
@@ -298,7 +302,7 @@ def _is_ours(folder: _Folder, name: str) -> bool:
         return RECORD in folder.names
     if _PROTOCOL.fullmatch(name) and _protocol(folder) == name.rpartition(".")[0]:
         return True
-    pattern = REJECTS.fullmatch(name) or _MARKER.fullmatch(name)
+    pattern = REJECTS.fullmatch(name) or _MARKER.fullmatch(name) or GROUPED.fullmatch(name)
     return name in WITH_CHECKSUM or EVENTS in name or name in (METRICS, COLUMNS) or pattern is not None
 
 

@@ -50,6 +50,9 @@ Synthetic = Annotated[
     str | None,
     typer.Option("--synthetic", metavar="DIR", help="Folder of synthetic datasets, each named after its real dataset."),
 ]
+Actors = Annotated[
+    int, typer.Option("--actors", min=1, metavar="N", help="Number of Ray actors; 1: this process, without Ray.")
+]
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="A folder or a URL.")]
 Run = Annotated[
     str, typer.Argument(metavar="RUN", help="A folder, a URL, or hf://owner/name[@revision] on the Hugging Face Hub.")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import syncclip
-from syncclip.cli.arguments import Folder, Out, OutFolder, Overrides, Root, configure_storage
+from syncclip.cli.arguments import Actors, Folder, Out, OutFolder, Overrides, Root, configure_storage
 from syncclip.cli.verify import show_problems
 from syncclip.core import text
 from syncclip.core.settings import UserError
@@ -38,13 +38,14 @@ def verify_command(
     folder: Folder,
     overrides: Overrides,
     repair: Annotated[bool, typer.Option("--repair", help="Regenerate damaged shards, byte for byte.")] = False,
+    actors: Actors = 1,
 ) -> None:
     """Verify all files of a synthetic dataset and report damage; exit with status 1 if damage remains."""
     from syncclip.shards.markers import committed
     from syncclip.synthetic_sets.repair import repair_set
 
     configure_storage(overrides)
-    result = show_problems(folder)
+    result = show_problems(folder, actors)
     if result.shards and repair:
         repaired = repair_set(folder, result.shards, _recipe_of(folder, overrides).synthesis.pool)
         text.show(f"{folder}: {counted(len(repaired), 'shard')} regenerated")
@@ -148,6 +149,7 @@ def export_command(
     licence: Annotated[
         str, typer.Option("--license", help="Image licence for the dataset card (`huggingface` layout).")
     ] = "unknown",
+    actors: Actors = 1,
 ) -> None:
     """Export a synthetic dataset as one folder per class, a Hugging Face dataset, or a split file with images."""
     from syncclip.cli import render
@@ -155,7 +157,7 @@ def export_command(
     from syncclip.synthetic_sets.export import export_set
 
     configure_storage(overrides)
-    text.show(f"{counted(export_set(folder, out, to, licence), 'image')}: {out}")
+    text.show(f"{counted(export_set(folder, out, to, licence, actors), 'image')}: {out}")
     if plan := read_plan(folder):
         text.show(render.origin(plan))
 

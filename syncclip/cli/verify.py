@@ -24,11 +24,11 @@ def verify(folder: Folder, overrides: Overrides) -> None:
         raise typer.Exit(1)
 
 
-def show_problems(folder: str) -> Verification:
-    """Verify a folder; print each problem immediately, then a summary."""
+def show_problems(folder: str, actors: int = 1) -> Verification:
+    """Verify a folder, its shards on several actors; print each problem immediately, then a summary."""
     from syncclip.verify import verify
 
-    result = verify(folder, text.show)
+    result = verify(folder, text.show, actors)
     text.show(f"{folder}: {counted(result.files, 'file')} read, {counted(len(result.problems), 'problem')}")
     if result.foreign:
         text.show(f"{counted(len(result.foreign), 'unchecked file')} not written by syncclip: {few(result.foreign)}")

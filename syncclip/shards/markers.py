@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import groupby
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -17,9 +18,13 @@ from syncclip.storage.checksums import NOBODY
 FORMAT = 1
 CHUNK = 256
 """Number of markers to read concurrently."""
+GROUP = 1000
+"""Number of shards whose markers are also stored together, so that a large dataset is opened with few requests."""
 
 Report = Callable[[int, storage.DamagedError], None]
 _MARKER = re.compile(r"([0-9]{5,18})_stats\.json")
+GROUPED = re.compile(r"markers-([0-9]{5,18})\.json")
+"""Name of a file with the markers of a group."""
 
 
 class ShardStats(BaseModel):
@@ -37,6 +42,12 @@ class ShardStats(BaseModel):
     seconds: float = 0.0  # wall-clock time to generate the shard
     owner: str = NOBODY  # owner ID: plan or dataset
     format: int = FORMAT
+
+
+class MarkerGroup(BaseModel):
+    """Copies of the markers of a group's shards, in ascending order."""
+
+    markers: tuple[ShardStats, ...]
 
 
 class Shard(NamedTuple):
@@ -69,49 +80,42 @@ def sample_key(index: int) -> str:
     return f"{index:09d}"
 
 
-def committed(url: str, report: Report | None = None, owner: str | None = None) -> dict[int, ShardStats]:
+def committed(
+    url: str, report: Report | None = None, owner: str | None = None, stored: bool = True
+) -> dict[int, ShardStats]:
     """Read the markers of all committed shards in ascending order; the `markers` function uses less memory."""
-    return {stats.shard: stats for stats in markers(url, report, owner)}
+    return {stats.shard: stats for stats in markers(url, report, owner, stored)}
 
 
-def markers(url: str, report: Report | None = None, owner: str | None = None) -> Iterator[ShardStats]:
+def markers(
+    url: str, report: Report | None = None, owner: str | None = None, stored: bool = True
+) -> Iterator[ShardStats]:
     """Yield the markers of the committed shards in ascending order, or nothing if the folder does not exist.
 
     A shard is committed if it has a marker and a table, and if its tar has the size recorded in the marker. A corrupt
     or replaced marker raises an error, since its images would otherwise be silently lost. The function lists the files
-    once and keeps up to `CHUNK` markers in memory.
+    once and keeps up to `GROUP` markers in memory.
 
     Args:
         report: function called with the shard number and error for each corrupt marker; the shard is then skipped.
             If None, the error is raised.
         owner: expected owner ID of the shards (see `storage.checksums`); by default, the first shard's owner.
+        stored: whether to read the stored markers of groups instead of each shard's own marker.
 
     Raises:
         UserError: a marker has a newer format than this version supports.
         DamagedError: a marker is corrupt.
     """
-    sizes, folder, listed_again = storage.sizes(url), storage.join(url, ""), False
+    sizes, listed_again = storage.sizes(url), False
     if not storage.is_local(url):  # list an object store again if the first listing lacks a shard's file
         listed = {int(match[0]) for name in sizes if (match := re.match(r"\d{5,}", name))}
         if any(name(shard) not in sizes for shard in listed for name in (shard_name, table_name, stats_name)):
             sizes = storage.sizes(url) | sizes
     numbers, first_owner = marked_shards(sizes), ""
-    for first in range(0, len(numbers), CHUNK):
-        chunk = numbers[first : first + CHUNK]
-        urls = {folder + stats_name(shard): shard for shard in chunk}
-        report_url = None if report is None else partial(_report, urls, report)
-        texts = storage.read_many(list(urls), report_url, owner)
-        for shard in chunk:
+    for group, members in groupby(numbers, key=lambda shard: shard // GROUP):
+        grouped = _read_group(url, group) if stored and group_name(group) in sizes else {}
+        for shard, stats in _read(url, list(members), grouped, report, owner):
             name = stats_name(shard)
-            if (text := texts.get(folder + name)) is None:
-                continue
-            try:
-                stats = ShardStats.model_validate_json(text)
-            except ValidationError as error:
-                reason = first_error(error)
-                raise UserError(
-                    f"{url}/{name}: the marker is not supported by this version ({reason}); upgrade syncclip"
-                ) from error
             if stats.format > FORMAT:
                 raise UserError(
                     f"{url}/{name}: format {stats.format} is newer than the supported format {FORMAT}; upgrade syncclip"
@@ -128,6 +132,59 @@ def markers(url: str, report: Report | None = None, owner: str | None = None) ->
                 sizes, listed_again = storage.sizes(url), True
             if sizes.get(shard_name(shard)) == stats.bytes and table_name(shard) in sizes:
                 yield stats
+
+
+def group_name(group: int) -> str:
+    """Return the name of the file with the markers of shards `GROUP * group` to `GROUP * (group + 1) - 1`."""
+    return f"markers-{group:05d}.json"
+
+
+def write_group(url: str, group: int, owner: str) -> None:
+    """Store the markers of a group's committed shards together, in addition to each shard's own marker."""
+    shards = range(GROUP * group, GROUP * (group + 1))
+    stored = [stats for _, stats in _read(url, shards, {}, None, owner)]
+    storage.write_document(storage.join(url, group_name(group)), MarkerGroup(markers=tuple(stored)), owner)
+
+
+def forget_group(url: str, shard: int) -> None:
+    """Remove the stored markers of a shard's group before the shard changes."""
+    storage.remove(storage.join(url, group_name(shard // GROUP)))
+
+
+def _read_group(url: str, group: int) -> dict[int, ShardStats]:
+    """Read the stored markers of a group; {} if they can't be read, since each shard has its own marker."""
+    try:
+        content = storage.read_document(storage.join(url, group_name(group)), MarkerGroup, "remove it")
+    except storage.UnreachableError:
+        raise
+    except UserError:  # reported by `verify`
+        return {}
+    return {stats.shard: stats for stats in content.markers} if content is not None else {}
+
+
+def _read(
+    url: str, shards: Sequence[int], grouped: Mapping[int, ShardStats], report: Report | None, owner: str | None
+) -> Iterator[tuple[int, ShardStats]]:
+    """Yield the markers of shards, unless they are missing or corrupt; those in `grouped` are not read again."""
+    folder = storage.join(url, "")
+    grouped = {shard: stats for shard, stats in grouped.items() if owner in (None, stats.owner)}
+    for first in range(0, len(shards), CHUNK):
+        chunk = shards[first : first + CHUNK]
+        urls = {folder + stats_name(shard): shard for shard in chunk if shard not in grouped}
+        report_url = None if report is None else partial(_report, urls, report)
+        texts = storage.read_many(list(urls), report_url, owner) if urls else {}
+        for shard in chunk:
+            if shard in grouped:
+                yield shard, grouped[shard]
+            elif (text := texts.get(folder + stats_name(shard))) is not None:
+                try:
+                    yield shard, ShardStats.model_validate_json(text)
+                except ValidationError as error:
+                    reason = first_error(error)
+                    raise UserError(
+                        f"{url}/{stats_name(shard)}: the marker is not supported by this version ({reason}); upgrade "
+                        "syncclip"
+                    ) from error
 
 
 def marked_shards(names: Iterable[str]) -> list[int]:

@@ -6,8 +6,10 @@ import hashlib
 import io
 import re
 import tarfile
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 from syncclip import storage
@@ -29,18 +31,35 @@ class Problem(NamedTuple):
     sentence: str
 
 
-def problems(url: str, checked: Callable[[], object] = lambda: None, owner: str | None = None) -> Iterator[Problem]:
+class ShardCheck(NamedTuple):
+    """Result of verifying a shard: a message for each defect, and the sample indices of a shard without defects.
+
+    Consecutive indices are stored as ranges [start, stop).
+    """
+
+    defects: list[str]
+    samples: list[tuple[int, int]]
+
+
+Checks = Callable[[Callable[[ShardStats], ShardCheck], Iterable[ShardStats]], Iterable[ShardCheck]]
+"""Applies a function to shards in order, such as `map`."""
+
+
+def problems(
+    url: str, checked: Callable[[], object] = lambda: None, owner: str | None = None, in_order: Checks = map
+) -> Iterator[Problem]:
     """Verify a dataset and yield its defects, with only one shard in memory at a time.
 
     Checksums and class counts must be correct, sample indices must be unique, and every image must be decodable. The
     members of each tar must match the offsets, labels, texts and provenance in the table.
 
     Args:
-        checked: function called before each shard is verified.
+        checked: function called after each shard is verified.
         owner: expected owner ID of the shards (see `storage.checksums`); by default, the first shard's owner.
+        in_order: map that verifies the shards, possibly in several processes.
     """
     corrupt: dict[int, str] = {}
-    existing = committed(url, lambda shard, error: corrupt.update({shard: str(error)}), owner)
+    existing = committed(url, lambda shard, error: corrupt.update({shard: str(error)}), owner, stored=False)
     uncommitted: set[int] = set()
     for name in storage.sizes(url):
         if (match := _FILE.fullmatch(name)) and int(match[1]) not in {*existing, *corrupt}:
@@ -52,25 +71,42 @@ def problems(url: str, checked: Callable[[], object] = lambda: None, owner: str 
             shard,
             f"{shard_name(shard)}: the shard is ignored, since it has no valid marker; run `syncclip synth` again",
         )
-    shard_of: dict[int, int] = {}
-    for shard, stats in existing.items():
+    verified: list[tuple[int, int, int]] = []  # disjoint ranges of samples, ascending, with their shards
+    for shard, check in zip(existing, in_order(partial(check_shard, url), existing.values()), strict=True):
         checked()
-        archive = storage.read_bytes(storage.join(url, shard_name(shard)), sha256=stats.sha256)
-        try:
-            data = storage.read_bytes(storage.join(url, table_name(shard)), sha256=stats.table_sha256)
-            rows = parse_table(data, stats.table_sha256).to_pylist()
-        except storage.UnreachableError:
-            raise
-        except (OSError, ValueError) as error:
-            yield Problem(shard, f"{table_name(shard)}: unreadable table: {error}")
-            if hashlib.sha256(archive).hexdigest() != stats.sha256:
-                yield Problem(shard, _mismatch(shard))
-            continue
-        defects = list(_defects(shard, archive, stats, rows))
-        yield from (Problem(shard, sentence) for sentence in defects)
-        for row in () if defects else rows:
-            if (other := shard_of.setdefault(row["index"], shard)) != shard:
-                yield Problem(shard, f"{shard_name(shard)}: sample {row['index']} is also in {shard_name(other)}")
+        yield from (Problem(shard, sentence) for sentence in check.defects)
+        for start, stop in check.samples:
+            first = bisect_right(verified, start, key=lambda samples: samples[1])
+            while start < stop:
+                other = verified[first] if first < len(verified) else (stop, stop, shard)
+                if start < other[0]:
+                    verified.insert(first, (start, min(stop, other[0]), shard))
+                for sample in range(max(start, other[0]), min(stop, other[1])):
+                    yield Problem(shard, f"{shard_name(shard)}: sample {sample} is also in {shard_name(other[2])}")
+                first, start = first + 1 + (start < other[0]), other[1]
+
+
+def check_shard(url: str, stats: ShardStats) -> ShardCheck:
+    """Compare a shard's tar and table with its marker and with each other, and decode its images."""
+    shard = stats.shard
+    archive = storage.read_bytes(storage.join(url, shard_name(shard)), sha256=stats.sha256)
+    try:
+        data = storage.read_bytes(storage.join(url, table_name(shard)), sha256=stats.table_sha256)
+        rows = parse_table(data, stats.table_sha256).to_pylist()
+    except storage.UnreachableError:
+        raise
+    except (OSError, ValueError) as error:
+        defects = [f"{table_name(shard)}: unreadable table: {error}"]
+        damaged = hashlib.sha256(archive).hexdigest() != stats.sha256
+        return ShardCheck(defects + [_mismatch(shard)] * damaged, [])
+    defects = list(_defects(shard, archive, stats, rows))
+    samples: list[tuple[int, int]] = []
+    for index in () if defects else sorted({row["index"] for row in rows}):
+        if samples and samples[-1][1] == index:
+            samples[-1] = (samples[-1][0], index + 1)
+        else:
+            samples.append((index, index + 1))
+    return ShardCheck(defects, samples)
 
 
 def _mismatch(shard: int) -> str:

@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 
 from syncclip.core.manifest import MANIFEST, ExportedFile, Manifest
+from syncclip.core.session import Session, current
 from syncclip.core.settings import UserError
 from syncclip.core.text import few
 from syncclip.core.versions import package_version
@@ -26,8 +27,10 @@ REMEDY = "export again into a new folder"
 class Export:
     """An export in progress (see `exporting`); thread-safe."""
 
-    def __init__(self, url: str, manifest: Manifest) -> None:
+    def __init__(self, url: str, manifest: Manifest, session: Session) -> None:
         self.url, self._manifest = url, manifest
+        self.session = session
+        """Session of other processes that write to the export."""
         self._files: dict[str, ExportedFile] = {}
 
     def begin(self) -> None:
@@ -80,7 +83,7 @@ def exporting(url: str, to: str, source: Mapping[str, str], command: str) -> Ite
     Raises:
         UserError: the folder contains other files, such as a different run's export, or is locked by another command.
     """
-    with locks.lock(url, command):
+    with locks.lock(url, command) as hold:
         existing = documents.read_document(join(url, MANIFEST), Manifest, REMEDY)
         other = ""
         if existing is None:
@@ -91,7 +94,8 @@ def exporting(url: str, to: str, source: Mapping[str, str], command: str) -> Ite
             other = f"an export of {'different' if differ[0].endswith('s') else 'a different'} {differ[0]}"
         if other:
             raise UserError(f"{url} already contains {other}; choose a different --out folder, or remove this one")
-        export = Export(url, Manifest(to=to, source=dict(source), version=package_version("syncclip")))
+        manifest = Manifest(to=to, source=dict(source), version=package_version("syncclip"))
+        export = Export(url, manifest, current().under_lock(url, hold.token))
         yield export
         export.finish()
 

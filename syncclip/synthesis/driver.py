@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from syncclip.runtime.heartbeat import repeating
 from syncclip.runtime.progress import Progress
 from syncclip.runtime.ray_session import cluster_address, ray_session
 from syncclip.shards.index import forget_index, index_set, read_index
-from syncclip.shards.markers import committed, markers, shard_name, stats_name, table_name
+from syncclip.shards.markers import GROUP, committed, markers, shard_name, stats_name, table_name, write_group
 from syncclip.storage.status_file import keep_status_file
 from syncclip.synthesis.autotune import tuned
 from syncclip.synthesis.early_stop import RejectionMonitor
@@ -115,7 +116,8 @@ def files_of(requested: Plan) -> Iterator[str]:
 
 def has_all(requested: Plan, url: str) -> bool:
     """Return whether all files of the plan's dataset exist; this requires a single listing."""
-    return storage.sizes(url).keys() >= set(files_of(requested))
+    sizes = storage.sizes(url)
+    return all(name in sizes for name in files_of(requested))  # a set of names would take up half a gigabyte
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,7 @@ def _generate(job: _Job, located: Located, show: bool, observe: Observer | None)
     planned, missing = sum(job.images.values()), sum(job.images[shard] for shard in job.todo)
     status = SynthesisStatus.begin(planned=planned, images=planned - missing, most=min(job.pool.size[1], len(job.todo)))
     monitor = RejectionMonitor(plan, markers(url, owner=plan.owner))
+    left = Counter(shard // GROUP for shard in job.todo)
     generating = False
     try:
         # Actors run in other folders, so the paths in their plan are absolute.
@@ -185,6 +188,10 @@ def _generate(job: _Job, located: Located, show: bool, observe: Observer | None)
                 if observe is not None:
                     observe(status)
                 if not report.error:
+                    group = report.shard // GROUP
+                    left[group] -= 1
+                    if not left[group] and len(job.images) > GROUP:
+                        write_group(url, group, plan.owner)
                     rejected = json.loads(report.classes_without_accepted)
                     monitor.take(report.shard, {int(label): reason for label, reason in rejected.items()})
                     monitor.check()

@@ -6,9 +6,10 @@ import hashlib
 import json
 import re
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -24,6 +25,7 @@ from syncclip.storage.urls import absolute
 from syncclip.synthesis.plan import PLAN_NAME, Plan
 from syncclip.synthetic_sets.card import CARD, dataset_card, provenance_type
 from syncclip.synthetic_sets.imported import SET_RECIPE, ImportedSet, content_of, read_whole_set
+from syncclip.workers.parallel import ordered_map
 
 WRITERS = 8
 
@@ -56,16 +58,39 @@ class Image(NamedTuple):
     data: bytes
 
 
-def export_set(url: str, out: str, to: str, licence: str = "unknown") -> int:
+class Written(NamedTuple):
+    """A file that was written to an export, or existed already."""
+
+    path: str
+    label: int
+    size: int
+    sha256: str
+
+
+class Target(NamedTuple):
+    """An export in progress.
+
+    Attributes:
+        in_order: map over the source's shards, possibly on several actors.
+    """
+
+    export: Export
+    progress: Progress
+    in_order: Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
+    licence: str
+
+
+def export_set(url: str, out: str, to: str, licence: str = "unknown", actors: int = 1) -> int:
     """Export a complete synthetic dataset in a different layout; return the number of images.
 
-    Only one shard at a time is held in memory or in a temporary file. After a crash, repeat the call to resume the
-    export; existing files are skipped. `export.json`, completed last, contains the checksums of all files; see
+    Each process holds one shard at a time in memory or in a temporary file. After a crash, repeat the call to resume
+    the export; existing files are skipped. `export.json`, completed last, contains the checksums of all files; see
     `storage.exports`.
 
     Args:
         to: layout; one of `LAYOUTS`.
         licence: Hub identifier of the images' licence, for the dataset card.
+        actors: number of Ray actors that copy shards; 1: this process.
 
     Raises:
         UserError: the layout is unknown, the dataset is incomplete or corrupt, or the folder has other content.
@@ -79,7 +104,8 @@ def export_set(url: str, out: str, to: str, licence: str = "unknown") -> int:
     with exporting(out, to, {"set": content_of(url, plan.owner)}, "shards export") as export:
         export.begin()
         with Progress(source.images, "images", "export") as progress:
-            LAYOUTS[to](source, export, progress, licence)
+            in_order = partial(ordered_map, actors=actors, session=export.session)
+            LAYOUTS[to](source, Target(export, progress, in_order, licence))
     return source.images
 
 
@@ -90,45 +116,42 @@ def folder_names(classnames: tuple[str, ...]) -> list[str]:
     return [f"{name} {label}" if name in ambiguous else name for label, name in enumerate(names)]
 
 
-def _folder(source: ExportedSet, out: Export, progress: Progress, _: str) -> None:
+def _folder(source: ExportedSet, target: Target) -> None:
     """Write class folders."""
-    deque(_write_images(source, out, "", progress), maxlen=0)
+    deque(_write_images(source, target, ""), maxlen=0)
 
 
-def _split_file(source: ExportedSet, out: Export, progress: Progress, _: str) -> None:
+def _split_file(source: ExportedSet, target: Target) -> None:
     """Write a split file in CoOp's format, with all images in `train`, and class folders in `images`."""
     names = source.plan.classnames
-    train = [(image.path, image.label, names[image.label]) for image in _write_images(source, out, "images", progress)]
+    train = [(image.path, image.label, names[image.label]) for image in _write_images(source, target, "images")]
     name = re.sub(r"\W+", "_", source.plan.dataset).strip("_") or "synthetic"
     content = json.dumps({"train": train, "val": [], "test": []}, ensure_ascii=False)
-    out.write(f"split_zhou_{name}.json", content.encode())
+    target.export.write(f"split_zhou_{name}.json", content.encode())
 
 
-def _hugging_face(source: ExportedSet, out: Export, progress: Progress, licence: str) -> None:
+def _hugging_face(source: ExportedSet, target: Target) -> None:
     """Copy the tars, renamed according to the Hub's convention for datasets, then write the dataset card."""
-    folder = storage.join(out.url, "data")
+    out, folder = target.export, storage.join(target.export.url, "data")
     storage.sweep(folder)
-    existing = storage.sizes(folder)
     provenance: pa.DataType = pa.null()
-    for position, (shard, stats) in enumerate(source.shards.items()):
-        name = f"train-{position:05d}-of-{len(source.shards):05d}.tar"
-        if existing.get(name) != stats.bytes or not _is_same(storage.join(folder, name), stats.sha256):
-            _copy(source, shard, storage.join(folder, name))
+    copied = target.in_order(partial(_copy, source, folder, storage.sizes(folder)), source.shards)
+    for stats, (name, content) in zip(source.shards.values(), copied, strict=True):
         out.record(f"data/{name}", stats.bytes, stats.sha256)
-        provenance = provenance_type(source.table(shard)["provenance"], provenance)
-        progress.update(stats.count)
+        provenance = provenance_type(content, provenance)
+        target.progress.update(stats.count)
     for name in (PLAN_NAME, "imported.json"):
         if storage.exists(storage.join(source.url, name)):
             storage.copy(storage.join(source.url, name), storage.join(out.url, name))
             out.record_small(name)
     recipe = storage.join(source.url, SET_RECIPE)
     text = storage.read_bytes(recipe).decode() if storage.exists(recipe) else ""
-    card = dataset_card(source.plan, list(source.shards.values()), provenance, licence, text)
+    card = dataset_card(source.plan, list(source.shards.values()), provenance, target.licence, text)
     storage.write_with_checksum(storage.join(out.url, CARD), card.encode())
     out.record_small(CARD)
 
 
-LAYOUTS: dict[str, Callable[[ExportedSet, Export, Progress, str], None]] = {
+LAYOUTS: dict[str, Callable[[ExportedSet, Target], None]] = {
     "folder": _folder,
     "huggingface": _hugging_face,
     "split-zhou": _split_file,
@@ -145,25 +168,39 @@ def _images(source: ExportedSet, shard: int) -> Iterator[Image]:
         yield Image(path, row["label"], archive[start : start + row["jpg_size"]])
 
 
-def _write_images(source: ExportedSet, out: Export, subfolder: str, progress: Progress) -> Iterator[Image]:
+class _ImageWriter:
+    """Function that writes the missing images of a shard to class folders, and returns all its images."""
+
+    def __init__(self, source: ExportedSet, folder: str) -> None:
+        self.source, self.folder = source, folder
+        self._existing: dict[str, int] | None = None  # listed once per process
+
+    def __call__(self, shard: int) -> list[Written]:
+        if self._existing is None:
+            self._existing = _existing(self.source, self.folder)
+        existing = self._existing
+
+        def write(image: Image) -> Written:
+            url, checksum = storage.join(self.folder, image.path), hashlib.sha256(image.data).hexdigest()
+            if existing.get(image.path) != len(image.data) or not _is_same(url, checksum):
+                storage.write_bytes(url, image.data)
+            return Written(image.path, image.label, len(image.data), checksum)
+
+        with thread_pool(WRITERS, "export") as writers:
+            return list(writers.map(write, _images(self.source, shard)))
+
+
+def _write_images(source: ExportedSet, target: Target, subfolder: str) -> Iterator[Written]:
     """Write all missing images to `subfolder`, and yield every image in the dataset."""
+    out = target.export
     folder = storage.join(out.url, subfolder) if subfolder else out.url
     for name in source.folders:
         storage.sweep(storage.join(folder, name))
-    existing = _existing(source, folder)
-
-    def write(image: Image) -> Image:
-        url, checksum = storage.join(folder, image.path), hashlib.sha256(image.data).hexdigest()
-        if existing.get(image.path) != len(image.data) or not _is_same(url, checksum):
-            storage.write_bytes(url, image.data)
-        out.record(f"{subfolder}/{image.path}".lstrip("/"), len(image.data), checksum)
-        return image
-
-    with thread_pool(WRITERS, "export") as writers:
-        for shard in source.shards:
-            for image in writers.map(write, _images(source, shard)):
-                progress.update(1)
-                yield image
+    for images in target.in_order(_ImageWriter(source, folder), source.shards):
+        for image in images:
+            out.record(f"{subfolder}/{image.path}".lstrip("/"), image.size, image.sha256)
+            yield image
+        target.progress.update(len(images))
     if missing := source.images - len(_existing(source, folder)):
         raise UserError(f"{out.url}: {missing:,} images were deleted during the export; run the same command again")
 
@@ -185,16 +222,20 @@ def _is_same(url: str, sha256: str) -> bool:
         return storage.file_sha256(file) == sha256
 
 
-def _copy(source: ExportedSet, shard: int, target: str) -> None:
-    """Copy a tar, via a temporary file if the tar is remote."""
-    url = storage.join(source.url, shard_name(shard))
-    with private_tempdir() as folder:
-        path = storage.local_path(url) if storage.is_local(url) else folder / "shard.tar"
-        if not storage.is_local(url):
-            storage.fetch(url, path, source.shards[shard].sha256)
-        with path.open("rb") as file:
-            _require_checksum(source, shard, storage.file_sha256(file))
-        storage.publish(path, target)
+def _copy(source: ExportedSet, folder: str, existing: dict[str, int], shard: int) -> tuple[str, pa.ChunkedArray]:
+    """Copy a tar unless it exists, via a temporary file if it is remote; return its new name and its provenance."""
+    stats = source.shards[shard]
+    name = f"train-{shard:05d}-of-{len(source.shards):05d}.tar"
+    url, target = storage.join(source.url, shard_name(shard)), storage.join(folder, name)
+    if existing.get(name) != stats.bytes or not _is_same(target, stats.sha256):
+        with private_tempdir() as temporary:
+            path = storage.local_path(url) if storage.is_local(url) else temporary / "shard.tar"
+            if not storage.is_local(url):
+                storage.fetch(url, path, stats.sha256)
+            with path.open("rb") as file:
+                _require_checksum(source, shard, storage.file_sha256(file))
+            storage.publish(path, target)
+    return name, source.table(shard)["provenance"]
 
 
 def _require_checksum(source: ExportedSet, shard: int, sha256: str) -> None:

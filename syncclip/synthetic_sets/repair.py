@@ -10,7 +10,7 @@ from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 from syncclip.core.trust import require_trust
 from syncclip.shards.index import forget_index
-from syncclip.shards.markers import committed, shard_name, stats_name, table_name
+from syncclip.shards.markers import committed, forget_group, shard_name, stats_name, table_name
 from syncclip.shards.verify import Problem
 from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.filters import build_filters
@@ -52,11 +52,14 @@ def repair_set(url: str, broken: Iterable[int], pool: Pool = ONE_ACTOR) -> list[
         return []
     check_capacity(pool, plan.threads)
     _check_assets(plan, shards, url)
-    if committed(url, lambda *_: None) and not committed(url, lambda *_: None, plan.owner):  # skips corrupt markers
+    if committed(url, lambda *_: None, stored=False) and not committed(
+        url, lambda *_: None, plan.owner, stored=False
+    ):  # skips corrupt markers
         raise UserError(f"{url}: {PLAN_NAME} does not match these shards; restore the original file")
     with storage.lock(url, "shards verify --repair"):
         forget_index(url)
         for shard in shards:
+            forget_group(url, shard)
             for name in (stats_name, shard_name, table_name):  # remove the marker first
                 storage.remove(storage.join(url, name(shard)))
         synthesise_set(plan, url, pool)

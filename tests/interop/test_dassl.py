@@ -11,6 +11,7 @@ import torch
 
 from syncclip import storage
 from syncclip.core.manifest import Manifest
+from syncclip.core.session import current
 from syncclip.core.settings import UserError
 from syncclip.interop.dassl import find_checkpoint, read_checkpoint, write_checkpoint
 from syncclip.storage.exports import Export
@@ -27,7 +28,7 @@ def save(path: Path, content: Any) -> str:
 
 
 def export_to(url: str) -> Export:
-    return Export(url, Manifest(to="coop", source={}, version="1"))
+    return Export(url, Manifest(to="coop", source={}, version="1"), current())
 
 
 def test_objects_of_dassl_and_numpy_are_ignored(tmp_path: Path) -> None:

@@ -10,7 +10,17 @@ import pytest
 
 from syncclip import storage
 from syncclip.core.settings import UserError
-from syncclip.shards.markers import committed, markers, sample_key, shard_name, stats_name, table_name
+from syncclip.shards.markers import (
+    committed,
+    forget_group,
+    group_name,
+    markers,
+    sample_key,
+    shard_name,
+    stats_name,
+    table_name,
+    write_group,
+)
 from syncclip.shards.reader import ShardSet
 from tests.shards.sets import verify, write_set
 
@@ -130,3 +140,30 @@ def test_markers_are_read_in_chunks_and_in_order(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(storage, "read_many", lambda urls, *_: chunks.append(len(urls)) or read_many(urls))
     assert [stats.shard for stats in markers(str(tmp_path))] == [0, 1, 2, 3, 4]
     assert chunks == [2, 2, 1]
+
+
+def test_stored_markers_of_a_group_replace_the_reads_of_its_shards(
+    url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("syncclip.shards.markers.GROUP", 2)
+    before, read = committed(url), []
+    write_group(url, 0, storage.NOBODY)
+    read_many = storage.read_many
+    monkeypatch.setattr(storage, "read_many", lambda urls, *rest: read.extend(urls) or read_many(urls, *rest))
+    assert committed(url) == before and not read
+    assert committed(url, stored=False) == before and len(read) == 2
+    (tmp_path / table_name(1)).unlink()
+    assert list(committed(url)) == [0], "files are still listed"
+
+
+def test_corrupt_stored_markers_are_ignored_and_removed_with_a_shard(
+    url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("syncclip.shards.markers.GROUP", 2)
+    before = committed(url)
+    write_group(url, 0, storage.NOBODY)
+    group = tmp_path / group_name(0)
+    group.write_bytes(group.read_bytes().replace(b'"count": 6', b'"count": 7'))
+    assert committed(url) == before
+    forget_group(url, 1)
+    assert not group.exists()

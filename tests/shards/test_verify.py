@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from syncclip.shards.reader import ShardSet
+from syncclip.shards.verify import Problem, ShardCheck, problems
 from syncclip.shards.writer import Sample, write_shard
 from tests.shards.sets import jpeg, verify, write_set
 
@@ -78,3 +79,10 @@ def test_labels_and_texts_may_be_in_the_table_alone(tmp_path: Path) -> None:
     images = ShardSet(str(tmp_path))
     assert images.labels.tolist() == [1, 1, 1] and images.text(2) == "an image"
     assert [images.read(row) for row in range(3)] == [sample.image_bytes for sample in samples]
+
+
+def test_overlapping_ranges_of_samples_are_reported_by_sample(url: str) -> None:
+    samples = {0: [(0, 4), (8, 10)], 1: [(2, 9)]}
+    checked = [ShardCheck([], samples[shard]) for shard in samples]
+    sentences = [f"00001.tar: sample {sample} is also in 00000.tar" for sample in (2, 3, 8)]
+    assert list(problems(url, in_order=lambda *_: checked)) == [Problem(1, sentence) for sentence in sentences]

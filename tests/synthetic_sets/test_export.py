@@ -56,6 +56,18 @@ def test_class_folders_contain_every_image(url: str, tmp_path: Path) -> None:
     assert exported["fir tree/000000004.jpg"] == ShardSet(url).read(4)
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("layout", ["folder", "huggingface", "split-zhou"])
+def test_actors_write_the_same_files_as_one_process(url: str, tmp_path: Path, layout: str) -> None:
+    for actors in (1, 2):
+        assert export_set(url, f"{tmp_path}/{actors}", layout, actors=actors) == 12
+    first, second = (files(tmp_path / str(actors)) for actors in (1, 2))
+    assert first == second
+    assert verify(f"{tmp_path}/2", pytest.fail, actors=2).problems == []
+
+
 def test_ambiguous_folder_names_are_numbered() -> None:
     names = folder_names(("crane", "Crane", "a/b", "a:b", "..", ""))
     assert names == ["crane 0", "Crane 1", "a_b 2", "a_b 3", "class 4", "class 5"]
