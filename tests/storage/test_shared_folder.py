@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from syncclip.shards.shared_folder import SharedFolder
+from syncclip.storage.shared_folder import SharedFolder
 
 FORK = multiprocessing.get_context("fork")
 
