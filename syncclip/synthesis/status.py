@@ -77,7 +77,7 @@ class SynthesisStatus(JobStatus):
             self.fresh += images
             self.rejects = dict((Counter(self.rejects) + Counter(json.loads(report.rejects))).most_common())
         self.restarts += report.deaths
-        self.cold_start = max(self.cold_start, report.cold_start)
+        self.cold_start = max(self.cold_start, round(report.cold_start, 1))
         self.downloaded += report.downloaded
         self.actors = len(set(self._recent))
         rate = self.fresh / self.elapsed if self.elapsed > 0 else 0.0

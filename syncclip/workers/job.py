@@ -79,7 +79,7 @@ class Worker(ABC, Generic[Result]):
             torch.set_num_threads(self.threads)
             self.load()
             seconds, downloaded = time.monotonic() - self._created, sum(current().downloads[self._downloads :])
-            self._startup = {"cold_start": round(seconds, 3), "downloaded": downloaded}
+            self._startup = {"cold_start": seconds, "downloaded": downloaded}
             self._ready = True
 
     def begin(self, shard: int) -> Computation[Result]:
