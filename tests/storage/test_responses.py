@@ -132,7 +132,7 @@ def test_a_valid_response_is_accepted_at_once(folder: str, proxy: FaultyS3, tmp_
 def test_an_object_without_an_md5_is_read_until_responses_agree(
     folder: str, proxy: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Encrypted objects and those uploaded in parts of 6 MiB: at first three responses, later two in the same bucket."""
+    """Encrypted objects and those uploaded in parts of 6 MiB: three responses, later two in the same bucket."""
     current().untagged_buckets.clear()
     monkeypatch.setattr("s3fs.core.calculate_chunksize", lambda size, chunksize: 6 << 20)
     data = DATA * 130  # three parts
