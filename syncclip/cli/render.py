@@ -50,7 +50,8 @@ def summary(done: SetSummary) -> str:
         shares = f"actors {percent(done.work.busy)} busy"
         shares += f", device utilisation {percent(done.work.computed)}" if done.work.computed else ""
         took = f"{done.work.rate:.3g} images/s, {duration(done.work.seconds)} with startup"
-        lines.append(f"{done.work.images:,} generated now, {took}, {shares}")
+        start = f"cold start {duration(done.work.cold_start)}, {size(done.work.downloaded)} downloaded"
+        lines.append(f"{done.work.images:,} generated now, {took}, {shares}; {start}")
     return "\n".join([*lines, from_here(done.url)])
 
 

@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
 
+from syncclip import storage
 from syncclip.core.manifest import verify_folder
 from syncclip.core.settings import Settings, UserError
 from syncclip.core.text import nearest
 from syncclip.embedded import CLIP
 from syncclip.embedded.towers import TOWERS, load_tower
+from syncclip.storage.local_copies import local_copy, remote_files
+from syncclip.storage.urls import is_web
 
 if TYPE_CHECKING:  # plans contain a backbone and are read without torch
     from torch import Tensor, nn
@@ -34,9 +37,9 @@ class BackboneSettings(Settings):
     name: str = EMBEDDED
     """CLIP model: an open_clip name such as `ViT-B-16`, a folder, `hf-hub:owner/name`, or `icons` (bundled model)."""
     pretrained: str | None = None
-    """Weights of an open_clip model: a tag such as `openai` or a file; None for folders and `hf-hub:…`. For `icons`, a
-    text tower with less knowledge of the class names in the suite `symbols`, such as `names-3` (default:
-    `names-all`)."""
+    """Weights of an open_clip model: a tag such as `openai`, a file or a URL such as `s3://bucket/model.safetensors`;
+    None for folders and `hf-hub:…`. For `icons`, a text tower with less knowledge of the class names in the suite
+    `symbols`, such as `names-3` (default: `names-all`)."""
     precision: Precision = "fp32"
     """Precision of both towers; prompts and losses stay in fp32. fp16 requires a GPU and is for evaluation only."""
     checkpoint_activations: bool = False
@@ -109,6 +112,11 @@ def load_backbone(settings: BackboneSettings) -> Backbone:
     Raises:
         UserError: the name or tag is unknown, the weights are not available, or the folder is corrupt.
     """
+    if _is_remote(settings.pretrained):
+        assert settings.pretrained is not None
+        _source(settings)  # unknown names are an error before the download
+        with local_copy(settings.pretrained, remote_files(settings.pretrained)) as file:
+            return load_backbone(settings.model_copy(update={"pretrained": str(file)}))
     import open_clip  # slow to import
     from transformers import dynamic_module_utils
 
@@ -221,12 +229,17 @@ def _source(settings: BackboneSettings) -> str:
             f"Use '{EMBEDDED}', a folder, 'hf-hub:owner/name' or an open_clip model"
         )
     tags = open_clip.list_pretrained_tags_by_model(name.replace("/", "-"))
-    if settings.pretrained not in tags and not Path(settings.pretrained or "").is_file():
-        tag = settings.pretrained
+    tag = settings.pretrained or ""
+    if tag not in tags and not Path(tag).is_file() and not _is_remote(tag):
         cause = f"'{tag}' is neither a tag of {name} nor a file" if tag else "no weights are specified"
         choice = f"choose one of {', '.join(tags)}" if tags else "specify a weights file (none are published)"
         raise UserError(f"backbone.pretrained: {cause}; {choice}")
     return name
+
+
+def _is_remote(pretrained: str | None) -> bool:
+    """Return whether the weights are a file in remote storage; web servers, which have no versions, are excluded."""
+    return pretrained is not None and not storage.is_local(pretrained) and not is_web(pretrained)
 
 
 def _quick_gelu(settings: BackboneSettings) -> bool:

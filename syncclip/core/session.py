@@ -34,6 +34,8 @@ class Session:
     """Locks held by this process; not pickled."""
     untagged_buckets: set[str] = field(default_factory=set, compare=False, repr=False)
     """URLs of buckets whose ETags are not MD5 checksums; not pickled."""
+    downloads: list[int] = field(default_factory=list, compare=False, repr=False)
+    """Sizes in bytes of the model files that this process has downloaded from storage; not pickled."""
 
     def copy(self) -> Session:
         """Return a copy for a nested command; the copy can be changed independently, but shares the locks."""

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from syncclip import storage
 from syncclip.runtime.tempdirs import private_tempdir
 from syncclip.shards.images import UnreadableImageError
-from syncclip.shards.shared_folder import SharedFolder
+from syncclip.storage.shared_folder import SharedFolder
 from syncclip.storage.urls import open_local
 
 FETCHERS = 4

@@ -56,7 +56,7 @@ def part(url: str, start: int, end: int | None) -> bytes:
 
 
 def copy(url: str, file: IO[bytes], sha256: str | None = None) -> None:
-    """Copy a remote file to an open file in chunks; see `files.fetch` for `sha256`."""
+    """Copy a remote file to a file open for reading and writing, in chunks; see `files.fetch` for `sha256`."""
     stated = with_retries(url, lambda fs, path: int(fs.info(path)["size"] or 0))  # 0 if a web server reports no size
     if stated <= PIECE:
         file.write(whole(url, sha256))
@@ -72,7 +72,7 @@ def copy(url: str, file: IO[bytes], sha256: str | None = None) -> None:
             digest.update(data)
             md5.update(data)
             file.write(data)
-        verified = sha256 is None and (tag is None or responses.matches_tag(md5, tag))
+        verified = sha256 is None and (tag is None or responses.matches_tag(md5, tag, file))
         return digest.hexdigest(), verified or digest.hexdigest() == sha256
 
     responses.require_agreement(url, request)

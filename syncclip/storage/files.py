@@ -133,7 +133,7 @@ def fetch(url: str, target: Path, sha256: str | None = None) -> None:
         sha256: expected checksum of the file. If a copy has a different checksum, the file is copied again. Several
             identical copies with a wrong checksum are accepted; the caller must verify the checksum.
     """
-    with user_errors(url, "read"), target.open("wb") as file:
+    with user_errors(url, "read"), target.open("w+b") as file:
         if not is_local(url):
             downloads.copy(url, file, sha256)
             return

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import io
+import os
 import re
 from collections import Counter
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from functools import partial
+from typing import IO, Any
 
 from syncclip.core.session import current
 
@@ -21,8 +24,12 @@ AGREEING = 3
 """Number of identical responses required if an `ETag` does not match; for later objects in the same bucket, two."""
 TRIES = 9
 """Maximum number of responses to compare."""
+PART_MIB = (5, 8, 10, 16, 25, 32, 50, 64, 100, 128)
+"""Usual part sizes of multipart uploads in MiB, such as 8 (AWS CLI, boto3) and 50 (s3fs)."""
 SHIFT = 64
 """Number of additional bytes in the second request for a byte range."""
+
+_md5 = partial(hashlib.md5, usedforsecurity=False)
 
 _FIELDS = {
     "HeadObject": "ETag",
@@ -84,9 +91,19 @@ def require_agreement(url: str, request: Callable[[], tuple[str, bool]]) -> None
     raise corrupt(f"too few of {TRIES} responses agree")
 
 
-def matches_tag(md5: Any, tag: str) -> bool:
-    """Return whether an ETag matches an object with this MD5 checksum, uploaded whole or in a single part."""
-    return tag in (md5.hexdigest(), f"{hashlib.md5(md5.digest(), usedforsecurity=False).hexdigest()}-1")
+def matches_tag(md5: Any, tag: str, file: IO[bytes]) -> bool:
+    """Return whether an ETag matches a file with this MD5 checksum, uploaded whole or in parts of a usual size."""
+    if (match := re.fullmatch(r"[0-9a-f]{32}-(\d+)", tag)) is None:
+        return bool(tag == md5.hexdigest())
+    count, size = int(match[1]), file.seek(0, os.SEEK_END)
+
+    def parts(length: int) -> bytes:
+        file.seek(0)
+        return b"".join(_md5(file.read(length)).digest() for _ in range(count))
+
+    lengths = [mib << 20 for mib in PART_MIB if -(-size // (mib << 20)) == count > 1]
+    candidates = (md5.digest() if count == 1 else b"", *map(parts, lengths))
+    return any(tag == f"{_md5(digests).hexdigest()}-{count}" for digests in candidates)
 
 
 def _remember_range(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
@@ -136,7 +153,7 @@ class _Body:
         content.tag, content.total, content.verified = str(self._parsed["ETag"]).strip('"'), len(data), False
         if self._requested is None:
             by_client = hasattr(self._body, "checksum")  # botocore has verified it
-            content.verified = by_client or matches_tag(hashlib.md5(data, usedforsecurity=False), content.tag)
+            content.verified = by_client or matches_tag(_md5(data), content.tag, io.BytesIO(data))
             return content
         content_range = self._parsed.get("ContentRange", "")
         requested = re.fullmatch(r"bytes=(\d+)-(\d*)", self._requested)

@@ -204,4 +204,5 @@ def _generate(job: _Job, located: Located, show: bool, observe: Observer | None)
         raise
     seconds, busy = round(time.monotonic() - began, 3), status.busy["generate"]
     index_set(url, plan.owner)
-    return Work(images=status.fresh, seconds=seconds, rate=status.rate, busy=busy, computed=status.computed)
+    shared = status.model_dump(include={"rate", "computed", "cold_start", "downloaded"})
+    return Work(images=status.fresh, seconds=seconds, busy=busy, **shared)

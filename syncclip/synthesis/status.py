@@ -12,7 +12,7 @@ from pydantic import Field, PrivateAttr
 
 from syncclip import storage
 from syncclip.core.settings import UserError
-from syncclip.core.text import as_ascii, counted, duration, percent
+from syncclip.core.text import as_ascii, counted, duration, percent, size
 from syncclip.storage.status_file import JobStatus
 from syncclip.workers.report import Report
 
@@ -45,6 +45,10 @@ class SynthesisStatus(JobStatus):
     """Number of shard attempts that returned an error."""
     restarts: int = 0
     """Number of shard attempts whose process died."""
+    cold_start: float = 0.0
+    """Maximum time in seconds from an actor's start until its models were loaded."""
+    downloaded: int = 0
+    """Size in bytes of the model weights that actors downloaded from storage in this run."""
 
     most: int = Field(1, exclude=True)
     """Maximum number of concurrent actors."""
@@ -73,6 +77,8 @@ class SynthesisStatus(JobStatus):
             self.fresh += images
             self.rejects = dict((Counter(self.rejects) + Counter(json.loads(report.rejects))).most_common())
         self.restarts += report.deaths
+        self.cold_start = max(self.cold_start, round(report.cold_start, 1))
+        self.downloaded += report.downloaded
         self.actors = len(set(self._recent))
         rate = self.fresh / self.elapsed if self.elapsed > 0 else 0.0
         self.rate = round(rate, 4)
@@ -99,6 +105,8 @@ class SynthesisStatus(JobStatus):
         if self.state == "running" and self.remaining is not None:
             lines.append(f"left: {duration(self.remaining)} with {counted(self.actors, 'actor')}")
         lines += [f"{name}: {text}" for name, text in self.facts().items() if text]
+        if self.cold_start:
+            lines.append(f"cold start: at most {duration(self.cold_start)}, {size(self.downloaded)} downloaded")
         if self.failed or self.restarts:
             lines.append(f"failed shards: {self.failed:,}, shards restarted after a process died: {self.restarts:,}")
         return [*lines, self.last_sign_of_life("synth")]

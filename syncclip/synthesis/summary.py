@@ -26,6 +26,10 @@ class Work(Settings):
     """Share of the actors' time spent in generators."""
     computed: float = 0.0
     """Share of the actors' time during which their devices were busy."""
+    cold_start: float = 0.0
+    """Maximum time in seconds from an actor's start until its models were loaded, as in the status."""
+    downloaded: int = 0
+    """Size in bytes of the model weights that the actors downloaded from storage."""
 
 
 class SetSummary(Settings):

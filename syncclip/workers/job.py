@@ -51,6 +51,9 @@ class Worker(ABC, Generic[Result]):
     def __init__(self, threads: int) -> None:
         self.threads = threads
         self._ready = False
+        self._created, self._downloads = time.monotonic(), len(current().downloads)
+        self._startup: dict[str, Any] = {}
+        """Report fields about the loading of the models, until they have been reported."""
 
     @abstractmethod
     def load(self) -> None:
@@ -75,6 +78,8 @@ class Worker(ABC, Generic[Result]):
 
             torch.set_num_threads(self.threads)
             self.load()
+            seconds, downloaded = time.monotonic() - self._created, sum(current().downloads[self._downloads :])
+            self._startup = {"cold_start": seconds, "downloaded": downloaded}
             self._ready = True
 
     def begin(self, shard: int) -> Computation[Result]:
@@ -82,7 +87,8 @@ class Worker(ABC, Generic[Result]):
         report = Report(shard, started=time.time(), worker=f"{platform.node()}:{os.getpid()}")
         try:
             self.prepare()
-            report = report._replace(started=time.time())
+            report = report._replace(started=time.time(), **self._startup)
+            self._startup = {}
             return Computation(report, self.start(shard))
         except Exception as error:
             return Computation(failed(report, error), None)

@@ -31,6 +31,8 @@ class Report(NamedTuple):
     classes_without_accepted: str = "{}"  # JSON: id of a class in which no image passed -> main rejection reason
     fatal: bool = False  # a retry can't succeed
     trace: str = ""
+    cold_start: float = 0.0  # seconds from the actor's start until its models were loaded; in its first report only
+    downloaded: int = 0  # bytes of model weights that the actor downloaded from storage; in its first report only
 
 
 def failed(report: Report, error: Exception) -> Report:

@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import open_clip
 import pytest
 import torch
@@ -158,3 +159,20 @@ def test_remote_code_is_rejected_without_a_prompt(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("builtins.input", lambda *_: "y")
     with pytest.raises(UserError, match="could not be loaded"):
         load_backbone(BackboneSettings(name=str(tmp_path)))
+
+
+def test_weights_at_a_url_are_loaded_from_a_local_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = []
+
+    def load(*_: Any, pretrained: str, **__: Any) -> None:
+        loaded.append((Path(pretrained).name, Path(pretrained).read_bytes()))
+        raise RuntimeError("no weights")
+
+    monkeypatch.setenv("SYNCCLIP_CACHE", str(tmp_path))
+    monkeypatch.setattr("open_clip.create_model_and_transforms", load)
+    fsspec.filesystem("memory").pipe("/clip/weights.safetensors", b"tensors")
+    settings = BackboneSettings(name="ViT-B-16", pretrained="memory://clip/weights.safetensors")
+    assert not backbone.is_local(settings)
+    with pytest.raises(UserError, match="no weights"):
+        load_backbone(settings)
+    assert loaded == [("weights.safetensors", b"tensors")]

@@ -10,7 +10,7 @@ import pytest
 
 from syncclip.core.permissions import make_private, open_private
 from syncclip.core.settings import UserError
-from syncclip.shards.shared_folder import SharedFolder
+from syncclip.storage.shared_folder import SharedFolder
 
 
 def mode(path: Path) -> int:

@@ -132,10 +132,10 @@ def test_a_valid_response_is_accepted_at_once(folder: str, proxy: FaultyS3, tmp_
 def test_an_object_without_an_md5_is_read_until_responses_agree(
     folder: str, proxy: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Encrypted objects and those uploaded in parts: at first three responses, later two in the same bucket."""
+    """Encrypted objects and those uploaded in parts of 6 MiB: three responses, later two in the same bucket."""
     current().untagged_buckets.clear()
-    monkeypatch.setattr("s3fs.core.calculate_chunksize", lambda size, chunksize: 5 << 20)
-    data = DATA * 110  # two parts
+    monkeypatch.setattr("s3fs.core.calculate_chunksize", lambda size, chunksize: 6 << 20)
+    data = DATA * 130  # three parts
     (tmp_path / "large").write_bytes(data)
     storage.publish(tmp_path / "large", f"{folder}/large")
     for requests in (3, 2):
@@ -167,3 +167,27 @@ def test_a_corrupt_object_is_returned_for_its_own_checksum(folder: str, proxy: F
     storage.write_bytes(f"{folder}/x", corrupt)
     storage.fetch(f"{folder}/x", tmp_path / "copy", sha256=hashlib.sha256(DATA).hexdigest())
     assert (tmp_path / "copy").read_bytes() == corrupt == storage.read_bytes(f"{folder}/x")
+
+
+@pytest.mark.parametrize("piece", [1 << 20, 32 << 20])
+def test_an_object_uploaded_in_parts_is_read_once(
+    folder: str, proxy: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    import boto3
+
+    monkeypatch.setattr(downloads, "PIECE", piece)
+    data, (bucket, _, key) = random.Random(7).randbytes((5 << 20) + 1000), f"{folder[5:]}/parts".partition("/")
+    client = boto3.client("s3", endpoint_url=proxy.endpoint)
+    upload = {
+        "Bucket": bucket,
+        "Key": key,
+        "UploadId": client.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"],
+    }
+    pieces = enumerate((data[: 5 << 20], data[5 << 20 :]), 1)
+    tags = [client.upload_part(**upload, PartNumber=number, Body=body)["ETag"] for number, body in pieces]
+    parts = [{"PartNumber": number, "ETag": tag} for number, tag in enumerate(tags, 1)]
+    client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
+    proxy.seen.clear()
+    storage.fetch(f"{folder}/parts", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == data
+    assert sum(each.startswith(f"GET /{bucket}/{key}") for each in proxy.seen) == -(-len(data) // piece)

@@ -136,3 +136,11 @@ def test_the_metrics_of_a_synthesis_can_be_scraped(url: str, tag: str) -> None:
             time.sleep(0.5)
             values = scraped("ray_syncclip_", "outcome", "reason", "stage", "le", set=tag)
     assert {name: values.get(name) for name in expected} == expected
+
+
+def test_the_status_contains_the_longest_cold_start_and_all_downloads() -> None:
+    status = SynthesisStatus.begin(planned=100, images=0, most=2)
+    status.count(REPORT._replace(cold_start=12.3, downloaded=7_000_000_000), 10)
+    status.count(REPORT._replace(worker="b", cold_start=75.0), 10)
+    status.count(REPORT, 10)
+    assert "cold start: at most 1 min 15 s, 7.0 GB downloaded" in status.lines()

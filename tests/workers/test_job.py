@@ -10,6 +10,7 @@ import pytest
 
 from syncclip import storage
 from syncclip.core import trust
+from syncclip.core.session import current
 from syncclip.core.settings import UserError
 from syncclip.workers import job
 from syncclip.workers.job import Worker, check_capacity, run_job
@@ -175,3 +176,15 @@ def test_a_local_instance_of_ray_has_no_labels(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(UserError, match="--label: no node has gpu=a100; labels of the nodes: none"):
         check_capacity(Pool(label_selector={"gpu": "a100"}), 1, selector_key="--label")
+
+
+def test_only_the_first_report_contains_the_cold_start(tmp_path: Path) -> None:
+    class Downloading(Squares):
+        def load(self) -> None:
+            current().downloads.extend([3, 4])
+
+    current().downloads.append(100)  # before the worker was created
+    worker = Downloading(tmp_path)
+    first, second = (worker.commit(worker.begin(shard)) for shard in range(2))
+    assert first.cold_start > 0 and first.downloaded == 7
+    assert (second.cold_start, second.downloaded) == (0, 0)

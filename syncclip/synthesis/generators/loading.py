@@ -17,6 +17,7 @@ from syncclip.core.text import first_line, install_command, nearest
 from syncclip.core.trust import module_of, require_trust
 from syncclip.embedded import FOLDER
 from syncclip.runtime.tempdirs import temporary_folder
+from syncclip.storage.local_copies import local_copy
 from syncclip.synthesis.generators.acceleration import accelerate, set_attention
 from syncclip.synthesis.generators.arguments import denoiser
 from syncclip.synthesis.generators.settings import GeneratorSettings
@@ -34,6 +35,9 @@ LIBRARIES = ("diffusers", "transformers", "onnxruntime.training")
 
 def load(settings: GeneratorSettings, located: Located, device: str) -> Any:
     """Load the pipeline; raise a UserError if it is unreadable or doesn't support the settings or device."""
+    if located.files is not None:
+        with local_copy(located.source, located.files) as folder:
+            return load(settings, located._replace(source=str(folder), files=None), device)
     import diffusers
     import torch
     import transformers

@@ -53,7 +53,7 @@ class GeneratorSettings(Settings):
     """Image generator: the pipeline and its options. All settings except those in `MACHINE` affect the images."""
 
     pipeline: str = EMBEDDED
-    """Pipeline to use: the bundled `icons`, a folder with a `model_index.json`, a hub name such as
+    """Pipeline to use: the bundled `icons`, a folder or storage URL with a `model_index.json`, a hub name such as
     `stabilityai/sdxl-turbo`, or an endpoint's URL such as `http://host:8000/v1`."""
     model: str | None = added(None)
     """Name of the model that the endpoint serves."""

@@ -1,19 +1,20 @@
-"""Location and fingerprint of a pipeline's weights, in a folder or on the Hugging Face Hub."""
+"""Location and fingerprint of a pipeline's weights, in a folder, at a URL or on the Hugging Face Hub."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from syncclip import storage
 from syncclip.core.formats import parse_json
 from syncclip.core.settings import UserError
 from syncclip.core.text import first_line
 from syncclip.embedded import FOLDER
+from syncclip.storage.local_copies import remote_files
 from syncclip.storage.urls import home_path
 from syncclip.synthesis.generators.endpoint import Endpoint
 from syncclip.synthesis.generators.settings import GeneratorSettings, LoraSettings
@@ -46,6 +47,8 @@ class Located(NamedTuple):
     """LoRA weights, each with an absolute path, or with a hub name, file and commit."""
     vae: tuple[str, str | None] | None = None
     """Replacement autoencoder: (absolute path, None) or (hub name, commit)."""
+    files: Mapping[str, tuple[int, str]] | None = None
+    """Files of a pipeline at a URL, as returned by `remote_files`."""
 
     def placed(self, settings: GeneratorSettings) -> GeneratorSettings:
         """Return the settings with absolute paths, for processes with a different working directory."""
@@ -53,11 +56,11 @@ class Located(NamedTuple):
 
 
 def locate(settings: GeneratorSettings, fingerprint: str = "") -> Located:
-    """Locate a pipeline's weights in a folder, in the local Hugging Face cache or on the hub.
+    """Locate a pipeline's weights in a folder, at a URL, in the local Hugging Face cache or on the hub.
 
     Args:
-        fingerprint: fingerprint of the planned weights, from an earlier call. Local weights must match the fingerprint;
-            for weights on the hub, it determines the commit.
+        fingerprint: fingerprint of the planned weights, from an earlier call. Weights in a folder or at a URL must
+            match the fingerprint; for weights on the hub, it determines the commit.
 
     Raises:
         UserError: the weights don't exist or differ from the planned weights, or the hub is unreachable.
@@ -66,34 +69,40 @@ def locate(settings: GeneratorSettings, fingerprint: str = "") -> Located:
         return Located(settings.pipeline, None, Endpoint(settings, fingerprint).fingerprint)
     planned, *others = fingerprint.split("+")
     others += [""] * (len(settings.loras) + 1 - len(others))
-    name, path = settings.pipeline, _folder(settings)
-    if path.is_dir():
+    name, path, files = settings.pipeline, _folder(settings), None
+    if not storage.is_local(name):
+        source, commit, files = name.rstrip("/"), None, _remote_weights(name)
+        identity = _agreed(hashlib.sha256(repr(sorted(files.items())).encode()), f"generator {name!r}", name, planned)
+    elif path.is_dir():
         if not (path / INDEX).is_file():
             raise UserError(
                 f"generator {name!r}: the folder {path} has no {INDEX}; use a folder written by diffusers' "
                 "save_pretrained"
             )
         path = path.resolve()
-        files = [path / INDEX]
-        files += [f for f in path.glob("*/**/*") if f.is_file() and f.suffix in WEIGHT_SUFFIXES]
+        paths = [f for f in path.glob("*/**/*") if f.is_file() and f.suffix in WEIGHT_SUFFIXES]
         source = "icons" if name == "icons" else str(path)
         commit = None
-        identity = _fingerprint(f"generator {name!r}", path, files, planned)
+        identity = _fingerprint(f"generator {name!r}", path, [path / INDEX, *paths], planned)
     else:
         source = name
         commit = identity = planned or _commit(name, path, settings.revision)
     loras = [_locate_lora(lora, planned) for lora, planned in zip(settings.loras, others, strict=False)]
     vaes = [] if settings.vae is None else [_locate_vae(settings.vae, others[-1])]
     fingerprints = "+".join([identity, *(of_part for _, of_part in (*loras, *vaes))])
-    return Located(source, commit, fingerprints, tuple(lora for lora, _ in loras), *(vae for vae, _ in vaes))
+    vae = vaes[0][0] if vaes else None
+    return Located(source, commit, fingerprints, tuple(lora for lora, _ in loras), vae, files)
 
 
 def parts_of(settings: GeneratorSettings) -> set[str] | None:
     """Return the names of a pipeline's components, or None if the pipeline's index can't be read on this machine."""
-    path = _folder(settings)
+    name, path = settings.pipeline, _folder(settings)
     try:
-        index = path / INDEX if path.is_dir() else cached(settings.pipeline, settings.revision, INDEX)
-        entries = parse_json(storage.read_bytes(str(index)), str(index), dict)
+        if storage.is_local(name):
+            index = str(path / INDEX if path.is_dir() else cached(name, settings.revision, INDEX))
+        else:
+            index = storage.join(name, INDEX)
+        entries = parse_json(storage.read_bytes(index), index, dict)
     except (OSError, ValueError):
         return None
     return {part for part, entry in entries.items() if isinstance(entry, list) and all(entry)}
@@ -102,6 +111,16 @@ def parts_of(settings: GeneratorSettings) -> set[str] | None:
 def _folder(settings: GeneratorSettings) -> Path:
     """Return the path of a pipeline's folder; the path doesn't exist if the pipeline is on the hub."""
     return FOLDER / "icons/generator" if settings.pipeline == "icons" else home_path(settings.pipeline)
+
+
+def _remote_weights(url: str) -> dict[str, tuple[int, str]]:
+    """Return the files of a pipeline at a URL that loading needs; raise a UserError if there is no pipeline."""
+    files = remote_files(url)
+    if INDEX not in files:
+        raise UserError(f"generator {url!r}: {INDEX} is missing; upload a folder written by diffusers' save_pretrained")
+    return {
+        name: file for name, file in files.items() if name == INDEX or ("/" in name and name.endswith(WEIGHT_SUFFIXES))
+    }
 
 
 def _commit(name: str, path: Path, revision: str | None) -> str:
@@ -163,11 +182,16 @@ def _fingerprint(label: str, path: Path, files: Iterable[Path], planned: str) ->
                 digest.update(stream.read(1 << 20))
                 stream.seek(-(1 << 20), os.SEEK_END)
                 digest.update(stream.read())
-    fingerprint = digest.hexdigest()[:16]
+    return _agreed(digest, label, path, planned)
+
+
+def _agreed(digest: Any, label: str, location: str | Path, planned: str) -> str:
+    """Return a digest's first 16 hex digits; raise a UserError if they differ from `planned`."""
+    fingerprint: str = digest.hexdigest()[:16]
     if planned and fingerprint != planned:
         raise UserError(
-            f"{label}: the weights at {path} differ from those that the dataset was created with; restore the original "
-            "weights, or generate into a different folder"
+            f"{label}: the weights at {location} differ from those that the dataset was created with; restore the "
+            "original weights, or generate into a different folder"
         )
     return fingerprint
 

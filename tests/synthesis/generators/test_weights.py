@@ -2,17 +2,21 @@ from __future__ import annotations
 
 import shutil
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from syncclip import storage
 from syncclip.core.settings import UserError
+from syncclip.synthesis.generators.pipeline import Generator
 from syncclip.synthesis.generators.settings import GeneratorSettings
 from syncclip.synthesis.generators.weights import locate, parts_of
 from syncclip.synthesis.prompts.captions import WriterSettings
 from syncclip.synthesis.prompts.writer import Writer
-from tests.synthesis.generators.conftest import settings_of
+from tests.object_store import s3_bucket
+from tests.synthesis.generators.conftest import pixels, settings_of
 
 CHANGED = "differ from those that the dataset was created with"
 
@@ -186,3 +190,42 @@ def test_a_missing_autoencoder_is_reported(pipeline: Path) -> None:
         locate(settings_of(pipeline, vae="someone/vae"))
     planned = locate(settings_of(pipeline)).fingerprint + "+c0ffee"
     assert locate(settings_of(pipeline, vae="someone/vae"), planned).vae == ("someone/vae", "c0ffee")
+
+
+@pytest.fixture
+def remote_pipeline(pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """URL of a copy of the pipeline."""
+    monkeypatch.setenv("SYNCCLIP_CACHE", str(tmp_path / "cache"))
+    with s3_bucket() as bucket:
+        for file in pipeline.rglob("*"):
+            if file.is_file():
+                storage.publish(file, f"{bucket}/models/sd/{file.relative_to(pipeline)}")
+        storage.write_bytes(f"{bucket}/models/sd/checkpoint.safetensors", b"a file that the pipeline does not need")
+        yield f"{bucket}/models/sd"
+
+
+def test_a_pipeline_at_a_url_generates_the_same_images(pipeline: Path, remote_pipeline: str) -> None:
+    settings = settings_of(pipeline)
+    there = settings.model_copy(update={"pipeline": remote_pipeline})
+    assert parts_of(there) == parts_of(settings)
+    fingerprint = locate(there).fingerprint
+    images = [
+        Generator(each, fingerprint=print_).generate(["a cat"], [1])
+        for each, print_ in ((settings, ""), (there, fingerprint))
+    ]
+    assert pixels(images[0]) == pixels(images[1])
+    needed = {str(f.relative_to(pipeline)) for f in pipeline.glob("*/*")} | {"model_index.json"}
+    assert (locate(there).files or {}).keys() <= needed
+
+
+def test_changed_weights_at_a_url_are_an_error(remote_pipeline: str) -> None:
+    settings = GeneratorSettings(pipeline=remote_pipeline)
+    planned = locate(settings).fingerprint
+    storage.write_bytes(f"{remote_pipeline}/unet/config.json", b"{}")
+    with pytest.raises(UserError, match=f"at {remote_pipeline} {CHANGED}"):
+        locate(settings, planned)
+
+
+def test_a_url_without_a_pipeline_is_an_error(remote_pipeline: str) -> None:
+    with pytest.raises(UserError, match="model_index.json is missing; upload a folder"):
+        locate(GeneratorSettings(pipeline=f"{remote_pipeline}/unet"))

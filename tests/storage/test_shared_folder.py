@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from syncclip.shards.shared_folder import SharedFolder
+from syncclip.core.settings import UserError
+from syncclip.storage.shared_folder import SharedFolder
 
 FORK = multiprocessing.get_context("fork")
 
@@ -136,3 +137,16 @@ def test_the_partial_copy_of_a_killed_process_is_evicted(tmp_path: Path) -> None
     assert folder.open("b", 4, writer(b"four")) is not None
     assert folder.open("a", 2, writer(b"aa")) is not None
     assert total_size(tmp_path / "cache") == 6
+
+
+def test_a_corrupt_file_is_copied_again(tmp_path: Path) -> None:
+    folder = SharedFolder(tmp_path)
+    assert folder.open("a", 4, writer(b"evil")) is not None
+    descriptor = folder.open("a", 4, writer(b"good"), lambda opened: os.pread(opened, 4, 0) == b"good")
+    assert descriptor is not None and os.pread(descriptor, 4, 0) == b"good"
+
+
+def test_a_disk_that_corrupts_each_copy_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a-4 is corrupt in each of 3 copies; check the disk"):
+        SharedFolder(tmp_path).open("a", 4, writer(b"evil"), lambda _: False)
+    assert total_size(tmp_path) == 0
