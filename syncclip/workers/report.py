@@ -31,6 +31,7 @@ class Report(NamedTuple):
     classes_without_accepted: str = "{}"  # JSON: id of a class in which no image passed -> main rejection reason
     fatal: bool = False  # a retry can't succeed
     trace: str = ""
+    billed: float = 0.0  # seconds of all actors since the previous report; see `ShardQueue`
 
 
 def failed(report: Report, error: Exception) -> Report:
