@@ -35,7 +35,7 @@ class Budget:
 
     def check(self, committed: int, shards: int) -> None:
         """Raise a BudgetError if not even the first shard can be paid for; the arguments are as in `error`."""
-        if self.limit <= 0 or self.limit < self.pool.actors * self.seconds:
+        if self.limit <= 0 or self.limit < min(self.pool.actors, shards - committed) * self.seconds:
             raise self.error(committed, shards)
 
     def error(self, committed: int, shards: int) -> BudgetError:

@@ -92,16 +92,17 @@ class ShardQueue:
         self._seen[actor] = now
 
     async def begin(self, ticket: int) -> tuple[int, Row | None]:
-        """Record that an attempt began; return its number of starts (0 after `stop`) and its report, if any.
+        """Record that an attempt began; return its number of starts (0 after `stop`) and its report, if it has ended.
 
         Stop instead if the billed time would exceed the limit by the end of the shard.
         """
-        if not self._stopped and self._at_limit():
+        report = self._reports.get(ticket)
+        if report is None and not self._stopped and self._at_limit():
             await self.stop()
-        if self._stopped:
+        if report is None and self._stopped:
             return 0, None
         self._starts[ticket] += 1
-        return self._starts[ticket], self._reports.get(ticket)
+        return self._starts[ticket], report
 
     async def end(self, ticket: int, report: Row, actor: str) -> Row:
         """Record a report before the actor returns it, since its process may die; queue a failed shard again.

@@ -153,6 +153,21 @@ def test_no_shard_starts_that_would_exceed_the_limit() -> None:
     assert asyncio.run(starts(19.0, 0.0)) == [True] * 2 + [False] * 4, "the first shards measure their duration"
 
 
+def test_a_repeated_call_at_the_limit_returns_the_report_of_its_first_call() -> None:
+    async def repeated() -> tuple[Any, ...]:
+        clock = Clock()
+        queue = ShardQueue(range(2), limit=15.0, seconds=10.0, clock=clock)
+        await queue.arrive(ACTOR)
+        await queue.assign(0)
+        await queue.begin(0)
+        clock.now = 10.0
+        row = await queue.end(0, report(0), ACTOR)
+        return row, await queue.begin(0)
+
+    row, again = asyncio.run(repeated())
+    assert again == (2, row)
+
+
 def test_lost_actors_do_not_count_towards_the_limit() -> None:
     async def started(silence: float) -> bool:
         clock = Clock()
