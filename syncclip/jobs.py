@@ -65,7 +65,9 @@ def synth(recipe: Recipe, out: str | None = None) -> SetSummary:
     storage.require_kind(url, "a synthetic dataset")
     planned = plan(recipe)
     with nullcontext() if has_all(planned, url) else storage.lock(url, "synth"):
-        summary = synthesise_set(planned, url, recipe.synthesis.pool, place_assets=partial(with_assets, recipe))
+        synthesis = recipe.synthesis
+        assets = partial(with_assets, recipe)
+        summary = synthesise_set(planned, url, synthesis.pool, cost=synthesis.cost, place_assets=assets)
         storage.write_with_checksum(storage.join(url, SET_RECIPE), recipe.to_yaml().encode(), owner=summary.owner)
         if recipe.synthesis.quality and (summary.work.images or not storage.exists(storage.join(url, STATS_NAME))):
             measure_quality(recipe, url)

@@ -124,6 +124,11 @@ def expected(recipe: syncclip.Recipe, planned: Plan, cost: CostSettings) -> Tabl
         return "for the expected time and cost, use --probe to measure the throughput, or set --throughput (images/s)"
     low, high = synthesis.pool.size
     prediction = forecast(planned, cost, synthesis.pool)
+    if cost.budget is not None and prediction.money is not None and prediction.money.mean > cost.budget:
+        print_message(
+            f"warning: the expected cost exceeds synthesis.cost.budget ({cost.budget:,.2f} {cost.currency}), so "
+            "`synth` would stop before the dataset is complete"
+        )
     actors = counted(high, "actor") if low == high else f"{low} to {high} actors"
     text.show(
         f"{actors} at {cost.throughput:.3g} images/s each: {duration(prediction.seconds)} per shard"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections import Counter
@@ -21,25 +22,33 @@ from syncclip.shards.index import forget_index, index_set, read_index
 from syncclip.shards.markers import GROUP, committed, markers, shard_name, stats_name, table_name, write_group
 from syncclip.storage.status_file import keep_status_file
 from syncclip.synthesis.autotune import tuned
+from syncclip.synthesis.budget import Budget
 from syncclip.synthesis.early_stop import RejectionMonitor
 from syncclip.synthesis.filters import with_absolute_paths
 from syncclip.synthesis.generators.licences import licence_of
 from syncclip.synthesis.generators.settings import TOKEN
 from syncclip.synthesis.generators.weights import Located, locate
 from syncclip.synthesis.plan import PLAN_NAME, Plan, agreed_plan, read_plan, write_plan
+from syncclip.synthesis.settings import CostSettings
 from syncclip.synthesis.status import (
     GAUGE_INTERVAL_SECONDS,
     STATUS_NAME,
     SynthesisMetrics,
     SynthesisStatus,
     mark_complete,
+    read_status,
 )
 from syncclip.synthesis.summary import SUMMARY_NAME, SetSummary, Work, summarise
 from syncclip.synthesis.worker import ShardWorker
 from syncclip.workers.job import check_capacity, run_job
+from syncclip.workers.pool import LimitError
+from syncclip.workers.report import Report
 from syncclip.workers.settings import ONE_ACTOR, Pool
 
 Observer = Callable[[SynthesisStatus], None]
+
+FREE = CostSettings()
+"""No price and no budget."""
 
 
 def synthesise_set(
@@ -47,6 +56,7 @@ def synthesise_set(
     url: str,
     pool: Pool = ONE_ACTOR,
     *,
+    cost: CostSettings = FREE,
     place_assets: Callable[[Plan, str], Plan] | None = None,
     show: bool = True,
     observe: Observer | None = None,
@@ -60,13 +70,14 @@ def synthesise_set(
         requested: plan from `draft`; an existing dataset with fewer images is extended.
         url: folder or URL of the dataset, accessible from all machines of a cluster.
         pool: size and resources of the actor pool.
+        cost: price and budget.
         place_assets: callback that writes assets, such as filter heads, and returns the plan with asset checksums.
         show: whether to show progress on stderr.
         observe: callback that receives the status after each shard.
 
     Raises:
         UserError: the generator is missing, the folder is read-only or contains a different plan, there are too few
-            CPUs or GPUs, or a shard failed permanently. Committed shards are kept.
+            CPUs or GPUs, the budget is reached, or a shard failed permanently. Committed shards are kept.
     """
     url = str(storage.local_path(url).resolve()) if storage.is_local(url) else url  # actors run in other folders
     with ExitStack() as locks:
@@ -80,7 +91,8 @@ def synthesise_set(
         if place_assets is not None:
             plan = place_assets(plan, url)
         images = {shard: len(plan.shard_range(shard)) for shard in plan.shards(requested.images_per_class)}
-        done = {stats.shard for stats in markers(url)}  # read after `place_assets`, which may take minutes
+        # Read after `place_assets`, which may take minutes.
+        done = {stats.shard: stats.seconds for stats in markers(url)}
         todo = [shard for shard in images if shard not in done]
         work = None
         if todo:
@@ -89,11 +101,13 @@ def synthesise_set(
             licence = licence_of(plan.generator, located) if stored is None else stored.licence
             plan = plan.model_copy(update={"weights": located.fingerprint, "licence": licence})
             check_capacity(pool, plan.threads)
+            budget = _budget(plan, url, cost, pool, done)
+            budget.check(len(images) - len(todo), len(images))
             if stored is None and plan.generator.batch_size == "auto":
                 plan = tuned(plan, located, pool)
             if plan != stored:
                 write_plan(plan, url)
-            job = _Job(plan, url, images, todo, pool, hold.token, new=stored is None)
+            job = _Job(plan, url, images, todo, pool, budget, hold.token, new=stored is None)
             work = _generate(job, located, show, observe)
         final = read_plan(url)  # again, since files may have been deleted during the run
         summary = None if final is None else summarise(final, url, work)
@@ -105,6 +119,19 @@ def synthesise_set(
                     index_set(url, plan.owner)
             mark_complete(url, summary.images, summary.planned, plan.owner)
         return summary
+
+
+def _budget(plan: Plan, url: str, cost: CostSettings, pool: Pool, done: Mapping[int, float]) -> Budget:
+    """Return the budget at the start of a run; `done` maps committed shards to their durations in seconds.
+
+    After a kill, the status lacks up to 15 s of the earlier run, but the markers contain all committed shards.
+    """
+    hours, throughput = float(pool.billed_hours(sum(done.values()))), cost.throughput or math.inf
+    with suppress(UserError, OSError):
+        status = read_status(url, plan.owner)
+        hours = max(hours, status.hours if status is not None else 0.0)
+    mean = sum(done.values()) / len(done) if done else min(plan.shard_size, plan.total) / throughput
+    return Budget(cost, pool, hours, mean)
 
 
 def files_of(requested: Plan) -> Iterator[str]:
@@ -130,6 +157,7 @@ class _Job:
     """Number of images in each requested shard, by shard number."""
     todo: Sequence[int]
     pool: Pool
+    budget: Budget
     lock_token: str
     """Lock token that allows the actors to write to the dataset."""
     new: bool
@@ -149,12 +177,37 @@ class _Job:
         )
 
 
+def _reports(job: _Job, worker: Callable[[], ShardWorker]) -> Iterator[Report]:
+    """Run the missing shards within the budget, and yield their reports."""
+    try:
+        yield from run_job(
+            job,
+            job.todo,
+            worker,
+            job.pool,
+            job.plan.threads,
+            folder=job.url,
+            lock_token=job.lock_token,
+            limit=job.budget.limit,
+            seconds=job.budget.seconds,
+        )
+    except LimitError as error:
+        raise job.budget.error(len(job.images) - len(job.remaining()), len(job.images)) from error
+
+
 def _generate(job: _Job, located: Located, show: bool, observe: Observer | None) -> Work:
     """Generate the missing shards, report progress, and write the index."""
     plan, url, began = job.plan, job.url, time.monotonic()
     forget_index(url)
     planned, missing = sum(job.images.values()), sum(job.images[shard] for shard in job.todo)
-    status = SynthesisStatus.begin(planned=planned, images=planned - missing, most=min(job.pool.size[1], len(job.todo)))
+    status = SynthesisStatus.begin(
+        planned=planned,
+        images=planned - missing,
+        most=min(job.pool.size[1], len(job.todo)),
+        pool=job.pool,
+        hours=job.budget.hours,
+        **job.budget.cost.model_dump(include={"price", "currency", "budget"}),
+    )
     monitor = RejectionMonitor(plan, markers(url, owner=plan.owner))
     left = Counter(shard // GROUP for shard in job.todo)
     generating = False
@@ -178,7 +231,7 @@ def _generate(job: _Job, located: Located, show: bool, observe: Observer | None)
             generating = True
             if line is not None:
                 line.begin("loading weights and generating the first shards")
-            for report in run_job(job, job.todo, worker, job.pool, plan.threads, folder=url, lock_token=job.lock_token):
+            for report in _reports(job, worker):
                 images = job.images[report.shard]
                 status.count(report, images)
                 metrics.count(report, images)

@@ -96,7 +96,7 @@ def forecast(plan: Plan, cost: CostSettings, pool: Pool) -> Forecast:
     machines = Machines(*pool.size, cost.preemptions, cost.wait, load)
     quiet = simulate(shards, seconds, machines._replace(preemptions=0.0), runs=1)
     outcomes = simulate(shards, seconds, machines, runs=_affordable_runs(shards, seconds, machines))
-    hours = _spread(outcomes.paid * (pool.num_gpus or 1.0) / 3600)
+    hours = _spread(pool.billed_hours(outcomes.paid))
     return Forecast(
         seconds,
         float(quiet.wall[0]),

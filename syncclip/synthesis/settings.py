@@ -18,7 +18,7 @@ MAX_ATTEMPTS = 16
 
 
 class CostSettings(Settings):
-    """Cost assumptions for `syncclip plan`; they do not affect the generated images."""
+    """Cost assumptions for `syncclip plan`, and the budget of `synth`; they do not affect the generated images."""
 
     throughput: float | None = Field(None, ge=1e-9, le=1e6)
     """Throughput per actor in finished images per second; default: set by `--throughput` or measured by `--probe`."""
@@ -27,13 +27,22 @@ class CostSettings(Settings):
     price: float | None = Field(None, ge=0, le=1e9)
     """Price per GPU-hour or, without GPUs, per actor-hour, in `currency`."""
     currency: str = "USD"
-    """Currency in which `price` is displayed."""
+    """Currency of `price` and `budget`."""
+    budget: float | None = Field(None, gt=0, le=1e12)
+    """Maximum cost of the dataset in `currency`, including earlier runs; requires `price`. `synth` stops before the
+    shard that would exceed the budget, and resumes with a larger budget. Default: no limit."""
     preemptions: float = Field(0.0, ge=0, le=1e6)
     """Preemptions per machine-hour."""
     wait: float = Field(180.0, ge=0, le=1e8)
     """Time until a preempted machine is replaced, in seconds (not billed)."""
     load: float | None = Field(None, ge=0, le=1e8)
     """Seconds from a machine's start to its first shard; default: measured by `--probe`, or 60 without `--probe`."""
+
+    @model_validator(mode="after")
+    def _check_price(self) -> CostSettings:
+        if self.budget is not None and not self.price:
+            raise ValueError("budget requires a price per GPU-hour or actor-hour; set price, or remove budget")
+        return self
 
 
 class SynthesisSettings(Settings):

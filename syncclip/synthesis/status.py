@@ -14,7 +14,9 @@ from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.core.text import as_ascii, counted, duration, percent, size
 from syncclip.storage.status_file import JobStatus
+from syncclip.synthesis.budget import BudgetError
 from syncclip.workers.report import Report
+from syncclip.workers.settings import ONE_ACTOR, Pool
 
 STATUS_NAME = "status.json"
 STAGES = ("generate", "filter", "encode", "write")
@@ -49,6 +51,14 @@ class SynthesisStatus(JobStatus):
     """Maximum time in seconds from an actor's start until its models were loaded."""
     downloaded: int = 0
     """Size in bytes of the model weights that actors downloaded from storage in this run."""
+    hours: float = 0.0
+    """GPU-hours or, without GPUs, actor-hours billed for the dataset, including earlier runs. An actor is billed from
+    the start of its process, before it loads the weights, to its last sign of life."""
+    price: float | None = None
+    """Price per hour in `currency`."""
+    currency: str = "USD"
+    budget: float | None = None
+    """Maximum cost in `currency`."""
 
     most: int = Field(1, exclude=True)
     """Maximum number of concurrent actors."""
@@ -56,6 +66,7 @@ class SynthesisStatus(JobStatus):
     """Number of images committed by this run."""
     elapsed: float = Field(0.0, exclude=True)
     """Seconds from the start of the first shard to the end of the last shard."""
+    pool: Pool = Field(ONE_ACTOR, exclude=True)
     _seconds: dict[str, float] = PrivateAttr(default_factory=lambda: dict.fromkeys((*STAGES, COMPUTED), 0.0))
     _first: dict[str, float] = PrivateAttr(default_factory=dict)
     """Start time of each process's first shard."""
@@ -79,6 +90,7 @@ class SynthesisStatus(JobStatus):
         self.restarts += report.deaths
         self.cold_start = max(self.cold_start, round(report.cold_start, 1))
         self.downloaded += report.downloaded
+        self.hours += self.pool.billed_hours(report.billed)
         self.actors = len(set(self._recent))
         rate = self.fresh / self.elapsed if self.elapsed > 0 else 0.0
         self.rate = round(rate, 4)
@@ -95,7 +107,20 @@ class SynthesisStatus(JobStatus):
         facts = {"busy": ", ".join(f"{stage} {percent(share)}" for stage, share in shares.items())}
         if self.rejects:
             facts["rejected"] = ", ".join(f"{reason} {count:,}" for reason, count in self.rejects.items())
+        if self.price is not None:
+            limit = "" if self.budget is None else f" of {self.budget:,.2f}"
+            facts["cost"] = f"{self.cost:,.2f}{limit} {self.currency}"
         return facts
+
+    @property
+    def cost(self) -> float:
+        """Cost of the dataset in `currency`, at the current price; 0 without a price."""
+        return self.hours * (self.price or 0.0)
+
+    def end(self, error: BaseException | None) -> None:
+        super().end(error)
+        if isinstance(error, BudgetError):
+            self.state = "ended"
 
     def lines(self) -> list[str]:
         """Return the status as lines of text."""
@@ -146,6 +171,8 @@ GAUGES = {
     "images_planned": "Planned images.",
     "images_done": "Committed images, including images from earlier runs.",
     "actors": "Active actors.",
+    "hours": "Billed GPU-hours or, without GPUs, actor-hours, including earlier runs.",
+    "cost": "Cost including earlier runs, in the currency of the recipe; 0 without a price.",
     "images_per_second": "Throughput of this run since the first actor began its first shard, as in `syncclip status`.",
 }
 
@@ -189,5 +216,6 @@ class SynthesisMetrics:
         """Set the gauges from the status; called every `GAUGE_INTERVAL_SECONDS` seconds."""
         values: dict[str, float] = {"images_planned": status.planned, "images_done": status.images}
         values |= {"actors": status.actors, "images_per_second": status.rate}
+        values |= {"hours": status.hours, "cost": status.cost}
         for name, value in values.items():
             self._gauges[name].set(value, self._tags)

@@ -7,6 +7,7 @@ attempt.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import platform
 import time
@@ -130,6 +131,8 @@ def run_job(
     folder: str,
     lock_token: str | None = None,
     local: bool = False,
+    limit: float = math.inf,
+    seconds: float = 0.0,
 ) -> Iterator[Report]:
     """Run the shards in `todo` until all are done, or a shard failed after `pool.retries` retries.
 
@@ -141,14 +144,17 @@ def run_job(
         folder: URL of the folder that this process has locked.
         lock_token: lock token that allows the actors to write to the folder; None: no lock.
         local: run in this process, without retries.
+        limit: limit of the actors' billed time in seconds; see `ShardQueue`.
+        seconds: expected seconds per shard; 0 if unknown.
 
     Raises:
+        LimitError: the next shard would exceed the limit.
         UserError: a shard failed permanently, or the lock was lost.
     """
-    run: Callable[[Sequence[int]], Iterator[Report]]
+    run: Callable[..., Iterator[Report]]
     if local:
         here = worker()
-        run = lambda shards: (here.commit(here.begin(shard)) for shard in shards)  # noqa: E731
+        run = lambda shards, **_: (here.commit(here.begin(shard)) for shard in shards)  # noqa: E731
     else:
         session = current().under_lock(folder, lock_token)
         run = partial(run_pool, worker=worker, pool=pool, threads=threads, session=session)
@@ -157,8 +163,9 @@ def run_job(
         errors: dict[int, Report] = {}
         crash = ""
         try:
-            for report in run(todo):
+            for report in run(todo, limit=limit, seconds=seconds):
                 storage.locks.check(folder)
+                limit -= report.billed
                 if report.error:
                     errors[report.shard] = report
                     logger.debug("shard %d: %s", report.shard, report.trace)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,8 +14,9 @@ from typing import Any, cast
 
 from syncclip.core.session import Session, current
 from syncclip.runtime import ray_session
+from syncclip.runtime.heartbeat import repeating
 from syncclip.runtime.shutdown import postponed
-from syncclip.workers.queue import ShardQueue
+from syncclip.workers.queue import BEAT, ShardQueue
 from syncclip.workers.report import Report
 from syncclip.workers.settings import Pool
 
@@ -43,6 +45,10 @@ NOT_STARTED = "not started"
 """Error for rows that arrived after the pool was stopped."""
 
 
+class LimitError(Exception):
+    """Raised if the pool stopped before a shard that would exceed the limit of billed time; see `ShardQueue`."""
+
+
 class PoolError(RuntimeError):
     """Raised if the pool's execution ended early, e.g. because its queue was lost. Committed shards are kept."""
 
@@ -65,6 +71,8 @@ class ShardRow:
         self.worker = worker()
         self.actor = ray.get_runtime_context().get_actor_id() or ""
         self._deaths: int = ray.get(queue.arrive.remote(self.actor))
+        self._beating = repeating(self._beat, BEAT)
+        self._beating.__enter__()  # until the process ends
         self._computing, self._committing = threading.Lock(), threading.Lock()
         self._overlap = False
         """Whether the last shard was written fast enough for writing to overlap with the next shard."""
@@ -103,8 +111,11 @@ class ShardRow:
         import ray
 
         row = {"ticket": ticket, **report._asdict()}
-        ray.get(self.queue.end.remote(ticket, row, self.actor))
-        return row
+        return cast(dict[str, Any], ray.get(self.queue.end.remote(ticket, row, self.actor)))
+
+    def _beat(self) -> None:
+        with suppress(Exception):  # the queue or Ray has ended
+            self.queue.beat.remote(self.actor)
 
 
 def _died(shard: int, error: str) -> Report:
@@ -114,7 +125,13 @@ def _died(shard: int, error: str) -> Report:
 
 
 def run_pool(
-    shards: Sequence[int], worker: Callable[[], Any], pool: Pool, threads: int = 1, session: Session | None = None
+    shards: Sequence[int],
+    worker: Callable[[], Any],
+    pool: Pool,
+    threads: int = 1,
+    session: Session | None = None,
+    limit: float = math.inf,
+    seconds: float = 0.0,
 ) -> Iterator[Report]:
     """Compute shards on the running Ray cluster in a single execution, and yield a report after each attempt.
 
@@ -126,8 +143,11 @@ def run_pool(
         worker: factory for an actor's `Worker`.
         threads: number of CPUs per actor.
         session: session of the actors; default: the current session.
+        limit: limit of the billed time in seconds; see `ShardQueue`.
+        seconds: expected seconds per shard; 0 if unknown.
 
     Raises:
+        LimitError: the next shard would exceed the limit, and the shards in flight are finished.
         Interrupted: a signal was received, and the shards in flight are finished.
         PoolError: the execution ended early.
     """
@@ -145,9 +165,10 @@ def run_pool(
     rows_per_actor = CONCURRENT_ROWS if low == high else MAX_QUEUE
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     remote: Any = ray.remote(num_cpus=0, max_task_retries=-1, scheduling_strategy=here)(ShardQueue)
-    queue = remote.remote(list(shards), pool.retries, high * rows_per_actor + AHEAD)
+    queue = remote.remote(list(shards), pool.retries, high * rows_per_actor + AHEAD, limit, seconds)
     shard_row = cast(Any, ShardRow)  # Ray's type hints accept functions only
     unfinished: set[int] | None = None  # tickets in flight after `stop`
+    at_limit = False
 
     def stop() -> None:
         nonlocal unfinished
@@ -170,7 +191,9 @@ def run_pool(
             while unfinished is None or unfinished - returned:
                 try:
                     table = next(tables)
-                except StopIteration:
+                except StopIteration as end:
+                    if at_limit:
+                        raise LimitError from end
                     return
                 except Exception as error:  # Ray's errors share no base class
                     raise PoolError(f"{type(error).__name__}: {error}") from error
@@ -178,7 +201,9 @@ def run_pool(
                     ticket = row.pop("ticket")
                     if unfinished is not None:
                         returned.add(ticket)
-                    if row["error"] != NOT_STARTED:
+                    if row["error"] == NOT_STARTED:
+                        at_limit = unfinished is None
+                    else:
                         queue.receive.remote(ticket)
                         yield Report(**row)
 

@@ -33,6 +33,7 @@ class Report(NamedTuple):
     trace: str = ""
     cold_start: float = 0.0  # seconds from the actor's start until its models were loaded; in its first report only
     downloaded: int = 0  # bytes of model weights that the actor downloaded from storage; in its first report only
+    billed: float = 0.0  # seconds of all actors since the previous report; see `ShardQueue`
 
 
 def failed(report: Report, error: Exception) -> Report:

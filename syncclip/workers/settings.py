@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -52,6 +52,10 @@ class Pool(NamedTuple):
     def size(self) -> tuple[int, int]:
         """Minimum and maximum number of actors."""
         return self.actors, max(self.actors, self.max_actors or self.actors)
+
+    def billed_hours(self, seconds: Any) -> Any:
+        """Convert the time of all actors in seconds to GPU-hours or, without GPUs, to actor-hours."""
+        return seconds * (self.num_gpus or 1.0) / 3600
 
     @property
     def device(self) -> str:

@@ -11,13 +11,17 @@ import pytest
 
 from syncclip.cli import render
 from syncclip.core.settings import UserError
+from syncclip.shards.markers import committed
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.synthesis import driver
+from syncclip.synthesis.budget import BudgetError
 from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.generators.settings import GeneratorSettings
 from syncclip.synthesis.plan import Plan, read_plan
+from syncclip.synthesis.settings import CostSettings
 from syncclip.synthesis.status import read_status
 from syncclip.workers import job
+from syncclip.workers.pool import LimitError
 from syncclip.workers.report import Report
 from syncclip.workers.settings import Pool
 from tests.shards.sets import verify
@@ -222,3 +226,73 @@ def test_status_and_summary_show_the_same_throughput(
     shown = f" {status.rate:.3g} images/s"
     assert shown in status.lines()[0] and shown in render.summary(summary)
     assert summary.work.images == sum((4, 4, 4, 3)[shard] for shard in missing)
+
+
+PRICED = CostSettings(price=3600.0, budget=3.5)
+"""One per second of an actor."""
+
+
+def limited(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, float]]:
+    """Bill one second per shard, and stop before the shard that would exceed the limit; returns the limits."""
+    run_pool: Callable[..., Iterator[Report]] = job.run_pool
+    calls: list[dict[str, float]] = []
+
+    def run(*args: Any, limit: float, seconds: float, **kwargs: Any) -> Iterator[Report]:
+        calls.append({"limit": limit, "seconds": seconds})
+        for report in run_pool(*args, **kwargs):
+            yield report._replace(billed=1.0)
+            limit -= 1.0
+            if limit < 1.0:
+                raise LimitError
+
+    monkeypatch.setattr(job, "run_pool", run)
+    return calls
+
+
+def test_a_job_stops_at_its_budget_and_resumes_with_a_larger_budget(
+    in_process: list[int], make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(8, shard_size=4)
+    synthesise_set(plan, str(tmp_path / "free"), show=False)
+    calls, url = limited(monkeypatch), str(tmp_path / "set")
+    message = "budget of 3.5 USD reached: 3 of 6 shards are committed; raise synthesis.cost.budget to resume"
+    with pytest.raises(BudgetError, match=message):
+        synthesise_set(plan, url, cost=PRICED, show=False)
+    status = read_status(url)
+    assert status is not None
+    assert (status.state, status.reason) == ("ended", message)
+    assert status.hours * 3600 == pytest.approx(3.0)
+    assert "cost: 3.00 of 3.50 USD" in status.lines()
+    assert calls == [{"limit": 3.5, "seconds": 0.0}]
+    synthesise_set(plan, url, cost=PRICED.model_copy(update={"budget": 9.5}), show=False)
+    assert calls[1]["limit"] == pytest.approx(9.5 - 3.0)
+    assert in_process == [*range(6), *range(6)]
+    assert digests(tmp_path / "set") == digests(tmp_path / "free")
+    status = read_status(url)
+    assert status is not None and status.state == "complete"
+    assert status.hours * 3600 == pytest.approx(6.0)
+
+
+def test_a_budget_below_the_cost_of_the_first_shard_starts_nothing(
+    in_process: list[int], make_plan: MakePlan, tmp_path: Path
+) -> None:
+    cost = PRICED.model_copy(update={"throughput": 1.0})  # 4 s per shard and actor
+    for actors, budget in ((1, 3.9), (2, 7.9)):
+        with pytest.raises(BudgetError, match="0 of 6 shards are committed"):
+            priced = cost.model_copy(update={"budget": budget})
+            synthesise_set(make_plan(8, shard_size=4), str(tmp_path), Pool(actors), cost=priced, show=False)
+    assert in_process == [] and not list(tmp_path.glob("*.json"))
+
+
+def test_committed_shards_are_billed_without_a_status(
+    in_process: list[int], make_plan: MakePlan, tmp_path: Path
+) -> None:
+    synthesise_set(make_plan(8, shard_size=4), str(tmp_path), show=False)
+    spent = sum(stats.seconds for stats in committed(str(tmp_path)).values())
+    for name in ("status.json", "00002_stats.json"):
+        (tmp_path / name).unlink()
+    in_process.clear()
+    with pytest.raises(BudgetError, match="5 of 6 shards are committed"):
+        cost = PRICED.model_copy(update={"budget": spent / 2})
+        synthesise_set(make_plan(8, shard_size=4), str(tmp_path), cost=cost, show=False)
+    assert in_process == []

@@ -107,7 +107,7 @@ def test_silent_actors_are_not_counted() -> None:
     ("url", "tag"), [("s3://bucket/set", "s3://bucket/set"), ("sets/é\n", "sets/%C3%A9%0A")], ids=["ascii", "other"]
 )
 def test_the_metrics_of_a_synthesis_can_be_scraped(url: str, tag: str) -> None:
-    status = SynthesisStatus.begin(planned=40, images=10, most=2)
+    status = SynthesisStatus.begin(planned=40, images=10, most=2, hours=2.0, price=3.0)
     metrics = SynthesisMetrics(url)
     expected = {
         "images_total": 20,
@@ -121,6 +121,8 @@ def test_the_metrics_of_a_synthesis_can_be_scraped(url: str, tag: str) -> None:
         "images_planned": 40,
         "images_done": 30,
         "actors": 2,
+        "hours": 2.0,
+        "cost": 6.0,
     }
     with repeating(lambda: metrics.set_gauges(status), 0.5):
         for report in (

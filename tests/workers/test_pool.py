@@ -22,7 +22,7 @@ from syncclip.synthesis import driver
 from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.plan import Plan
 from syncclip.workers import job
-from syncclip.workers.pool import MAX_DEATHS, MAX_STARTS, NOT_STARTED, ShardRow, run_pool
+from syncclip.workers.pool import MAX_DEATHS, MAX_STARTS, NOT_STARTED, LimitError, ShardRow, run_pool
 from syncclip.workers.queue import ShardQueue
 from syncclip.workers.report import Report
 from syncclip.workers.settings import Pool
@@ -103,6 +103,21 @@ class Waiting(Plain):
 def test_the_next_shard_is_generated_while_one_is_written(tmp_path: Path) -> None:
     reports = list(run_pool(range(4), partial(Waiting, str(tmp_path), 3, "shard"), Pool(1)))
     assert [report.error for report in reports] == [""] * 4
+
+
+class Slow(Plain):
+    """Reports a duration of 15 s per shard."""
+
+    def commit(self, shard: int) -> Report:
+        return Report(shard, started=0.0, ended=15.0, write=15.0)
+
+
+def test_a_pool_stops_before_its_limit_of_billed_time() -> None:
+    """A second shard of 15 s would exceed the limit."""
+    reports = run_pool(range(99), Slow, Pool(1), limit=15.0)
+    assert next(reports).billed > 0
+    with pytest.raises(LimitError):
+        next(reports)
 
 
 def test_a_pool_grows_while_shards_are_queued(tmp_path: Path) -> None:

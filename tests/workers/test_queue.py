@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncclip.workers.queue import ShardQueue
+from syncclip.workers.queue import SILENCE, ShardQueue
 from syncclip.workers.report import Report
 
 ACTOR = "actor"
@@ -96,6 +96,89 @@ def test_deaths_are_counted_since_the_last_successful_shard() -> None:
         return [*counts, await queue.arrive(ACTOR), await queue.arrive("other")]
 
     assert asyncio.run(deaths()) == [0, 1, 2, 1, 0]
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_actors_are_billed_from_their_start_to_their_last_sign_of_life() -> None:
+    async def billed() -> list[float]:
+        clock, rows = Clock(), list[dict[str, Any]]()
+        queue = ShardQueue(range(4), window=4, clock=clock)
+        for actor in "ab":
+            await queue.arrive(actor)
+        for ticket, now in enumerate([10.0, 12.0]):
+            await queue.assign(ticket)
+            clock.now = now
+            rows.append(await queue.end(ticket, report(ticket), "a"))
+        clock.now = 15.0
+        await queue.beat("b")
+        clock.now = 100.0  # "b" is lost after its sign of life at 15 s, and is replaced at 100 s
+        await queue.arrive("b")
+        clock.now = 101.0
+        await queue.assign(2)
+        rows.append(await queue.end(2, report(2), "b"))
+        return [row["billed"] for row in rows]
+
+    assert asyncio.run(billed()) == [10.0, 2.0, 15.0 + 1.0]
+
+
+def test_no_shard_starts_that_would_exceed_the_limit() -> None:
+    """Two actors, 10 s per shard: after four shards they are billed for 40 s, and after six for 60 s."""
+
+    async def starts(limit: float, seconds: float) -> list[bool]:
+        clock, started = Clock(), list[bool]()
+        queue = ShardQueue(range(6), window=6, limit=limit, seconds=seconds, clock=clock)
+        for actor in "ab":
+            await queue.arrive(actor)
+        for ticket in range(6):
+            await queue.assign(ticket)
+        for first in (0, 2, 4):
+            started += [(await queue.begin(ticket))[0] > 0 for ticket in (first, first + 1)]
+            clock.now += 10.0
+            for ticket, actor in ((first, "a"), (first + 1, "b")):
+                times = {"started": clock.now - 10.0, "ended": clock.now}
+                await queue.end(ticket, report(ticket) | times, actor)
+        return started
+
+    assert asyncio.run(starts(60.0, 10.0)) == [True] * 6
+    assert asyncio.run(starts(59.0, 10.0)) == [True] * 4 + [False] * 2
+    assert asyncio.run(starts(19.0, 10.0)) == [False] * 6
+    assert asyncio.run(starts(19.0, 0.0)) == [True] * 2 + [False] * 4, "the first shards measure their duration"
+
+
+def test_a_repeated_call_at_the_limit_returns_the_report_of_its_first_call() -> None:
+    async def repeated() -> tuple[Any, ...]:
+        clock = Clock()
+        queue = ShardQueue(range(2), limit=15.0, seconds=10.0, clock=clock)
+        await queue.arrive(ACTOR)
+        await queue.assign(0)
+        await queue.begin(0)
+        clock.now = 10.0
+        row = await queue.end(0, report(0), ACTOR)
+        return row, await queue.begin(0)
+
+    row, again = asyncio.run(repeated())
+    assert again == (2, row)
+
+
+def test_lost_actors_do_not_count_towards_the_limit() -> None:
+    async def started(silence: float) -> bool:
+        clock = Clock()
+        queue = ShardQueue(range(2), limit=45.0, seconds=30.0, clock=clock)
+        await queue.arrive("lost")
+        clock.now = silence
+        await queue.arrive(ACTOR)
+        await queue.assign(0)
+        return (await queue.begin(0))[0] > 0
+
+    assert asyncio.run(started(SILENCE + 1)) and not asyncio.run(started(SILENCE - 1))
 
 
 def test_after_a_stop_nothing_is_assigned_or_started() -> None:
