@@ -21,6 +21,7 @@ from syncclip.runtime.ray_session import cluster_address
 from syncclip.storage.urls import absolute
 from syncclip.synthesis.captioning import write_captions
 from syncclip.synthesis.driver import files_of, has_all, synthesise_set
+from syncclip.synthesis.plan import read_plan
 from syncclip.synthesis.prompts.captions import Captions, WriterSettings
 from syncclip.synthesis.prompts.strategies import CaptionSettings
 from syncclip.synthesis.summary import SetSummary
@@ -64,6 +65,8 @@ def synth(recipe: Recipe, out: str | None = None) -> SetSummary:
     url = absolute(out or storage.join(recipe.folder, "synthetic"))
     storage.require_kind(url, "a synthetic dataset")
     planned = plan(recipe)
+    if recipe.synthesis.shard_size is None and (stored := read_plan(url)):
+        planned = planned.model_copy(update={"shard_size": stored.shard_size})  # depends on the number of images
     with nullcontext() if has_all(planned, url) else storage.lock(url, "synth"):
         synthesis = recipe.synthesis
         assets = partial(with_assets, recipe)

@@ -25,7 +25,7 @@ from syncclip.runs import build
 from syncclip.stream.loader import LostLoaderError
 from syncclip.stream.mixed import Batch, MixedStream
 from syncclip.synthesis.filters import build_filters
-from syncclip.synthesis.plan import agreed_plan, read_plan, write_plan
+from syncclip.synthesis.plan import Plan, agreed_plan, read_plan, write_plan
 from syncclip.synthesis.status import read_status
 from syncclip.synthetic_sets import prepare
 from syncclip.synthetic_sets.prepare import with_assets
@@ -70,6 +70,25 @@ def test_the_plan_follows_the_recipe(tiny: TinyWorld) -> None:
     plan = prepare.plan(Recipe.load(tiny.recipe, ["synthesis.images_per_class=3"]))
     assert (plan.classes, plan.total, len(plan.shards())) == (6, 18, 3)
     assert plan.entry(7).prompt == "a photo of a green circle."
+
+
+def test_extending_a_dataset_keeps_its_default_shard_size(
+    tiny: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, planned = load(tiny, None, "synthesis.shard_size=null", "synthesis.generator.batch_size=1"), list[Plan]()
+    stored = write_plan(prepare.plan(recipe), str(tmp_path))
+    monkeypatch.setattr("syncclip.synthesis.plan.DEFAULT_SHARDS", 1)
+    recipe = recipe.with_values({"synthesis.images_per_class": 99})
+    assert prepare.plan(recipe).shard_size == 99 * 6
+
+    def record(plan: Plan, *_: object, **__: object) -> None:
+        planned.append(plan)
+        raise UserError("recorded")
+
+    monkeypatch.setattr(jobs, "synthesise_set", record)
+    with pytest.raises(UserError, match="recorded"):
+        jobs.synth(recipe, str(tmp_path))
+    assert [plan.shard_size for plan in planned] == [stored.shard_size] == [66]
 
 
 @pytest.mark.ray

@@ -63,6 +63,7 @@ def plan(
 
 def _preview(loaded: syncclip.Recipe, probe: bool, throughput: float | None, all_classes: bool) -> None:
     from syncclip.cli import render
+    from syncclip.synthesis.driver import files_of
     from syncclip.synthesis.generators.licences import licence_of
 
     planned = syncclip.plan(loaded)
@@ -72,8 +73,9 @@ def _preview(loaded: syncclip.Recipe, probe: bool, throughput: float | None, all
     note = " (an endpoint, which is not deterministic)" if planned.generator.endpoint else ""
     text.show(
         f"{counted(planned.classes, 'class', 'classes')} x {counted(planned.images_per_class, 'image')} = "
-        f"{counted(planned.total, 'image')} in {counted(len(planned.shards()), 'shard')} of up to "
-        f"{planned.shard_size}, by {planned.generator.pipeline}{note}"
+        f"{counted(planned.total, 'image')} in {counted(len(planned.shards()), 'shard')} "
+        f"({counted(sum(1 for _ in files_of(planned)), 'object')}) of up to {planned.shard_size}, "
+        f"by {planned.generator.pipeline}{note}"
     )
     text.show(render.origin(planned.model_copy(update={"licence": licence_of(planned.generator)})))
     cost = loaded.synthesis.cost

@@ -32,6 +32,8 @@ PLAN_NAME = "plan.json"
 FORMAT = 1
 SHARD_IMAGES = 64
 """Default minimum number of images per shard, kept small to limit the cost of a lost shard."""
+DEFAULT_SHARDS = 50_000
+"""Maximum number of shards of the default size, since a shard consists of three objects."""
 BATCH_GUESS = 8
 """Batch size assumed in forecasts if `generator.batch_size` is `auto`."""
 
@@ -195,7 +197,7 @@ def draft(
     scorer = backbone or BackboneSettings()
     size = settings.generator.batch_size
     minimum = SHARD_IMAGES if size == "auto" else max(SHARD_IMAGES, size)
-    rounds = -(-minimum // max(1, len(classnames)))
+    rounds = max(-(-minimum // max(1, len(classnames))), -(-settings.images_per_class // DEFAULT_SHARDS))
     shard_size = settings.shard_size or rounds * len(classnames) or 1
     if settings.images_per_class > 1:
         check_scope([entry.name for entry in settings.filters], shard_size, len(classnames))

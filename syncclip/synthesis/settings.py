@@ -66,7 +66,8 @@ class SynthesisSettings(Settings):
     keep: Literal["best", "drop"] = "best"
     """Fallback if no attempt passes all filters: `best` keeps the best attempt, and `drop` drops the image."""
     shard_size: int | None = None
-    """Number of images per shard; default: max(64, batch size), rounded up to a multiple of the class count."""
+    """Number of images per shard; default: max(64, batch size) or, for at most 50,000 shards, more, rounded up to a
+    multiple of the class count. Extending a dataset doesn't change its default."""
     jpeg_quality: int = Field(92, ge=1, le=100)
     """JPEG quality of stored images, 1 to 100."""
     mark: Literal["iptc", "none"] = added("iptc")

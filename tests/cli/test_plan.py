@@ -138,7 +138,7 @@ def test_shards_longer_than_the_life_of_a_machine_are_an_error(
 
 def test_a_plan_shows_images_shards_and_prompts_of_ten_classes(capsys: pytest.CaptureFixture[str]) -> None:
     out = Outcome(capsys, "plan", "travel", "synthesis.images_per_class=10", "synthesis.shard_size=70").out
-    assert "14 classes x 10 images = 140 images in 2 shards of up to 70" in out
+    assert "14 classes x 10 images = 140 images in 2 shards (7 objects) of up to 70" in out
     assert "a photo of a mountain." in out and "a photo of a rocket." not in out
     assert "and 4 more classes; show them with --all" in out
     out = Outcome(capsys, "plan", "travel", "--all").out

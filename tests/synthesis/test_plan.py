@@ -101,6 +101,14 @@ def test_the_default_shard_size_is_a_multiple_of_the_classes_and_at_least_64() -
     assert plan_of(classes=2, generator={"batch_size": 100}).shard_size == 100
 
 
+@pytest.mark.parametrize(
+    ("classes", "images", "shard_size"), [(10, 350_000, 70), (10, 350_001, 80), (1000, 100_000, 2000)]
+)
+def test_the_default_shard_size_grows_beyond_50000_shards(classes: int, images: int, shard_size: int) -> None:
+    plan = plan_of(classes=classes, images=images)
+    assert plan.shard_size == shard_size and len(plan.shards()) <= 50_000
+
+
 def test_a_stored_plan_is_extended_and_never_reduced(tmp_path: Path) -> None:
     for images, amounts in ((3, (3,)), (16, (3, 16)), (4, (3, 16))):
         assert store(plan_of(images=images), str(tmp_path)).amounts == amounts
