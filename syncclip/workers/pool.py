@@ -13,8 +13,9 @@ from typing import Any, cast
 
 from syncclip.core.session import Session, current
 from syncclip.runtime import ray_session
+from syncclip.runtime.heartbeat import repeating
 from syncclip.runtime.shutdown import postponed
-from syncclip.workers.queue import ShardQueue
+from syncclip.workers.queue import BEAT, ShardQueue
 from syncclip.workers.report import Report
 from syncclip.workers.settings import Pool
 
@@ -40,7 +41,7 @@ AHEAD = 8
 """Number of shards that are assigned in addition to those that fill the actors' queues."""
 
 NOT_STARTED = "not started"
-"""Error for rows that arrived after the pool was stopped."""
+"""Error for rows that arrived after the pool was stopped, or whose shard has a new ticket."""
 
 
 class PoolError(RuntimeError):
@@ -65,6 +66,8 @@ class ShardRow:
         self.worker = worker()
         self.actor = ray.get_runtime_context().get_actor_id() or ""
         self._deaths: int = ray.get(queue.arrive.remote(self.actor))
+        self._beating = repeating(self._beat, BEAT)
+        self._beating.__enter__()  # until the process ends
         self._computing, self._committing = threading.Lock(), threading.Lock()
         self._overlap = False
         """Whether the last shard was written fast enough for writing to overlap with the next shard."""
@@ -73,6 +76,7 @@ class ShardRow:
         import ray
 
         ticket, shard = int(row["ticket"]), int(row["shard"])
+        self._beat(ticket)
         with ExitStack() as turn:
             turn.enter_context(self._computing)
             if self._deaths > MAX_DEATHS:
@@ -97,6 +101,10 @@ class ShardRow:
                 report = self.worker.commit(computation)
             self._overlap = report.write <= MAX_OVERLAP_SHARE * (report.ended - report.started - report.write)
             return self._end(ticket, report._replace(deaths=min(1, deaths)))
+
+    def _beat(self, ticket: int | None = None) -> None:
+        with suppress(Exception):  # the queue or Ray has ended
+            self.queue.beat.remote(self.actor, ticket)
 
     def _end(self, ticket: int, report: Report) -> dict[str, Any]:
         """Record a report in the queue, and return its row."""
@@ -133,6 +141,7 @@ def run_pool(
     """
     import ray
     import ray.data
+    from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     ray_session.quiet()  # importing Ray Data resets its loggers
@@ -178,9 +187,13 @@ def run_pool(
                     ticket = row.pop("ticket")
                     if unfinished is not None:
                         returned.add(ticket)
-                    if row["error"] != NOT_STARTED:
-                        queue.receive.remote(ticket)
+                    ended: bool | None = None if row["error"] == NOT_STARTED else False
+                    with suppress(RayError):  # if the queue was lost, the execution ends early
+                        ended = ray.get(queue.receive.remote(ticket))
+                    if ended is not None:
                         yield Report(**row)
+                    if ended:
+                        return
 
 
 def _assignments(queue: Any, row: Mapping[str, Any]) -> Iterator[dict[str, int]]:
