@@ -6,6 +6,7 @@ attempt.
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
@@ -175,6 +176,8 @@ def run_job(
         except PoolError as error:
             crash = f"Ray ended the execution early ({first_line(error)})"
             logger.debug("the actor pool failed: %s", error)
+        if crash:
+            gc.collect()  # a failed execution is part of a reference cycle, and its actors would keep their CPUs
         remaining = job.remaining()
         fruitless = fruitless + 1 if len(remaining) == len(todo) else 0
         worst = next((report for report in errors.values() if report.fatal), None)

@@ -42,7 +42,7 @@ AHEAD = 8
 """Number of shards that are assigned in addition to those that fill the actors' queues."""
 
 NOT_STARTED = "not started"
-"""Error for rows that arrived after the pool was stopped."""
+"""Error for rows that arrived after the pool was stopped, or whose shard has a new ticket."""
 
 
 class LimitError(Exception):
@@ -81,6 +81,7 @@ class ShardRow:
         import ray
 
         ticket, shard = int(row["ticket"]), int(row["shard"])
+        self._beat(ticket)
         with ExitStack() as turn:
             turn.enter_context(self._computing)
             if self._deaths > MAX_DEATHS:
@@ -105,6 +106,10 @@ class ShardRow:
                 report = self.worker.commit(computation)
             self._overlap = report.write <= MAX_OVERLAP_SHARE * (report.ended - report.started - report.write)
             return self._end(ticket, report._replace(deaths=min(1, deaths)))
+
+    def _beat(self, ticket: int | None = None) -> None:
+        with suppress(Exception):  # the queue or Ray has ended
+            self.queue.beat.remote(self.actor, ticket)
 
     def _end(self, ticket: int, report: Report) -> dict[str, Any]:
         """Record a report in the queue, and return its row."""
@@ -153,6 +158,7 @@ def run_pool(
     """
     import ray
     import ray.data
+    from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     ray_session.quiet()  # importing Ray Data resets its loggers
@@ -201,11 +207,17 @@ def run_pool(
                     ticket = row.pop("ticket")
                     if unfinished is not None:
                         returned.add(ticket)
-                    if row["error"] == NOT_STARTED:
-                        at_limit = unfinished is None
-                    else:
-                        queue.receive.remote(ticket)
+                    started = row["error"] != NOT_STARTED
+                    ended: bool | None = False if started else None
+                    with suppress(RayError):  # if the queue was lost, the execution ends early
+                        ended = ray.get(queue.receive.remote(ticket))
+                        if not started and unfinished is None:
+                            unfinished = ray.get(queue.unfinished.remote())
+                            at_limit = unfinished is not None
+                    if ended is not None:
                         yield Report(**row)
+                    if ended:
+                        return
 
 
 def _assignments(queue: Any, row: Mapping[str, Any]) -> Iterator[dict[str, int]]:

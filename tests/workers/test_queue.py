@@ -24,6 +24,7 @@ async def attempt(queue: ShardQueue, ticket: int, error: str = "", fatal: bool =
     if shard is not None:
         await queue.begin(ticket)
         await queue.end(ticket, report(shard, error, fatal), ACTOR)
+        assert await queue.receive(ticket) is False
     return shard
 
 
@@ -37,6 +38,7 @@ def test_each_shard_is_attempted_until_success_or_its_last_retry(failures: dict[
                 break
             left[shard] = left.get(shard, 0) - 1
             await queue.end(ticket, report(shard, "failed" if left[shard] >= 0 else ""), ACTOR)
+            await queue.receive(ticket)
             shards.append(shard)
         return shards
 
@@ -78,7 +80,9 @@ def test_a_ticket_keeps_its_shard_if_ray_repeats_the_assignment() -> None:
 def test_a_report_is_returned_instead_of_a_second_attempt_until_it_is_received() -> None:
     async def repeated() -> tuple[Any, ...]:
         queue = ShardQueue([7])
-        await attempt(queue, 0)
+        await queue.assign(0)
+        await queue.begin(0)
+        await queue.end(0, report(7), ACTOR)
         stored = await queue.begin(0)
         await queue.receive(0)
         return stored, queue._reports, queue._starts
@@ -179,6 +183,89 @@ def test_lost_actors_do_not_count_towards_the_limit() -> None:
         return (await queue.begin(0))[0] > 0
 
     assert asyncio.run(started(SILENCE + 1)) and not asyncio.run(started(SILENCE - 1))
+
+
+class Cluster:
+    """A queue with two shards per actor, and a clock that is set by hand."""
+
+    def __init__(self, actors: str, shards: int) -> None:
+        self.clock = Clock()
+        self.queue = ShardQueue(range(shards), window=2 * shards, clock=self.clock)
+        self.actors = actors
+
+    async def start(self) -> None:
+        """Assign all shards, in turn to each actor; the first ticket of each actor begins."""
+        for actor in self.actors:
+            await self.queue.arrive(actor)
+        for ticket, shard in enumerate(range(len(self.actors) * 2)):
+            assert await self.queue.assign(ticket) == shard
+        for ticket, actor in enumerate(self.actors):
+            await self.queue.beat(actor, ticket)
+            assert await self.queue.begin(ticket) == (1, None)
+
+    async def finish(self, actor: str, ticket: int, shard: int) -> bool | None:
+        """Compute a ticket's shard, and receive its report."""
+        await self.queue.beat(actor, ticket)
+        if (await self.queue.begin(ticket))[0]:
+            await self.queue.end(ticket, report(shard), actor)
+        return await self.queue.receive(ticket)
+
+    async def wait(self, live: str) -> None:
+        """Let actors other than `live` fall silent."""
+        self.clock.now += SILENCE + 1
+        for actor in live:
+            await self.queue.beat(actor)
+
+
+def test_the_shards_of_a_lost_actor_get_new_tickets_once_another_actor_is_idle() -> None:
+    """Actors a and b have the tickets 0, 2 and 1, 3; b is lost, and returns at the end."""
+
+    async def events() -> list[Any]:
+        cluster = Cluster("ab", shards=4)
+        await cluster.start()
+        waiting = asyncio.create_task(cluster.queue.assign(4))
+        received: list[Any] = [await cluster.finish("a", 0, 0)]
+        await cluster.queue.beat("a", 2)
+        await cluster.wait(live="a")
+        await asyncio.sleep(0)
+        assert not waiting.done(), "a is busy"
+        received.append(await cluster.finish("a", 2, 2))
+        await cluster.wait(live="a")
+        received += [await waiting, await cluster.finish("a", 4, 1)]
+        await cluster.wait(live="a")
+        received += [await cluster.queue.assign(5), await cluster.finish("a", 5, 3)]
+        assert await cluster.queue.assign(6) is None
+        return [*received, await cluster.finish("b", 1, 1), await cluster.finish("b", 3, 3)]
+
+    assert asyncio.run(events()) == [False, False, 1, False, 3, True, None, None]
+
+
+def test_the_report_of_a_lost_actor_is_delivered_by_another() -> None:
+    async def delivered() -> list[Any]:
+        cluster = Cluster("ab", shards=4)
+        await cluster.start()
+        await cluster.queue.end(1, report(1) | {"ticket": 1}, "b")
+        assert [await cluster.finish("a", 0, 0), await cluster.finish("a", 2, 2)] == [False, False]
+        tickets: list[Any] = []
+        for ticket in (4, 5):
+            await cluster.wait(live="a")
+            shard = await cluster.queue.assign(ticket)
+            await cluster.queue.beat("a", ticket)
+            tickets += [shard, (await cluster.queue.begin(ticket))[1]]
+            await cluster.finish("a", ticket, shard or 0)
+        return tickets
+
+    assert asyncio.run(delivered()) == [1, report(1) | {"ticket": 4}, 3, None]
+
+
+def test_after_a_stop_lost_actors_are_not_awaited() -> None:
+    async def awaited() -> set[int]:
+        cluster = Cluster("ab", shards=4)
+        await cluster.start()
+        await cluster.wait(live="a")
+        return await cluster.queue.stop()
+
+    assert asyncio.run(awaited()) == {0}
 
 
 def test_after_a_stop_nothing_is_assigned_or_started() -> None:
