@@ -104,7 +104,7 @@ class ShardQueue:
         return self._arrivals[actor] - 1
 
     async def beat(self, actor: str, ticket: int | None = None) -> None:
-        """Record that an actor is alive and that a ticket has reached it, and bill the time since its last heartbeat."""
+        """Record that an actor is alive and that a ticket has reached it; bill the time since its last heartbeat."""
         now = self._clock()
         self._billed += now - self._seen.get(actor, now)
         self._seen[actor] = now
