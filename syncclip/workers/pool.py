@@ -118,10 +118,6 @@ class ShardRow:
         row = {"ticket": ticket, **report._asdict()}
         return cast(dict[str, Any], ray.get(self.queue.end.remote(ticket, row, self.actor)))
 
-    def _beat(self) -> None:
-        with suppress(Exception):  # the queue or Ray has ended
-            self.queue.beat.remote(self.actor)
-
 
 def _died(shard: int, error: str) -> Report:
     """Return the report of a shard whose process died."""
