@@ -193,10 +193,8 @@ def run_pool(
             while unfinished is None or unfinished - returned:
                 try:
                     table = next(tables)
-                except StopIteration as end:
-                    if at_limit:
-                        raise LimitError from end
-                    return
+                except StopIteration:
+                    break
                 except Exception as error:  # Ray's errors share no base class
                     raise PoolError(f"{type(error).__name__}: {error}") from error
                 for row in table.to_pylist():
@@ -214,6 +212,8 @@ def run_pool(
                         yield Report(**row)
                     if ended:
                         return
+        if at_limit:
+            raise LimitError
 
 
 def _assignments(queue: Any, row: Mapping[str, Any]) -> Iterator[dict[str, int]]:

@@ -275,6 +275,8 @@ def test_after_a_stop_only_shards_in_flight_are_finished(queue: LocalQueue) -> N
     stopping = ShardRow(queue, Stopping)
     assert stopping(row(1))["error"] == ""
     assert stopping(row(2))["error"] == NOT_STARTED
+    assert asyncio.run(queue.queue.stop()) == {1}, "its report is not received yet"
+    asyncio.run(queue.queue.receive(1))
     assert asyncio.run(queue.queue.stop()) == set()
 
 
