@@ -18,6 +18,7 @@ from syncclip.recipe.overrides import as_override
 from syncclip.recipe.recipe import NO_TRACE, Recipe
 from syncclip.recipe.study import Configuration
 from syncclip.runs.classes import read_classes
+from syncclip.runs.data import CODE, images_key
 from syncclip.runs.resolve import finished_run
 from syncclip.storage.urls import absolute
 from syncclip.studies import outputs, predictions
@@ -25,18 +26,22 @@ from syncclip.studies.analysis import Evidence, Point, gather
 from syncclip.studies.grid import Cell
 from syncclip.studies.levels_state import read_state
 from syncclip.studies.statistics.bootstrap import Interval, Resampled, differences, interval
-from syncclip.training.run_folder import RECORD
+from syncclip.training.run_folder import RECORD, Inputs
 
 
 @dataclass(frozen=True)
 class Source:
-    """Outcomes of a study or training; `test_images` contains properties that identify the test images."""
+    """Outcomes of a study or training; `test_images` contains properties that identify the test images.
+
+    `inputs` contains the number and checksum of the files of a training's custom method and data.
+    """
 
     url: str
     kind: Literal["study", "training"]
     recipe: Recipe
     evidence: Evidence
     test_images: Mapping[str, Any]
+    inputs: Inputs
 
     @property
     def points(self) -> list[Point]:
@@ -59,6 +64,7 @@ def read_source(folder: str, finished: bool = False) -> Source:
     if (levels := read_state(url)) is not None:
         raise UserError(f"{url}: the study has several pretrained tags; pass a subfolder: {url}/{levels.pretrained[0]}")
     kind: Literal["study", "training"] = "study"
+    inputs: Inputs = {}
     if storage.exists(storage.join(url, outputs.STATE)):
         about = outputs.read_json(storage.join(url, outputs.STATE))
         if finished:
@@ -66,6 +72,7 @@ def read_source(folder: str, finished: bool = False) -> Source:
         recipe, evidence, _ = predictions.read_study(url)
     elif storage.exists(storage.join(url, RECORD)):
         (recipe, run), kind = finished_run(url), "training"
+        inputs = run.inputs
         about = read_classes(run).model_dump() | read_results(run.path(RESULTS), run.owner)
         configuration = Configuration(method=recipe.training.method, data=recipe.training.data)
         n = recipe.training.images_per_class if configuration.synthetic else None
@@ -79,7 +86,8 @@ def read_source(folder: str, finished: bool = False) -> Source:
     images = {key: about[key] for key in ("dataset", "split", "classnames")}
     images |= {"split_seed": recipe.dataset.split_seed, "resize": recipe.dataset.resize}
     images["labels"] = [part.label.tolist() for part in next(iter(evidence.cells.values()))]
-    return Source(url, kind, recipe, evidence, images)
+    images["files"] = [inputs.get(images_key(about["split"]))]
+    return Source(url, kind, recipe, evidence, images, inputs)
 
 
 def results(folder: str) -> pd.DataFrame:
@@ -213,6 +221,8 @@ def _settings(source: Source) -> Iterator[tuple[str, Any]]:
     for name in methods:
         key = name if name in type(recipe.methods).model_fields else "custom"
         sections[f"methods.{key}"] = recipe.methods.of(name)
+    if CODE in source.inputs:
+        yield CODE, source.inputs[CODE][1]
     values = [(name, section.model_dump(mode="json")) for name, section in sections.items()]
     for key, value in values:  # grows by the content of sections
         if isinstance(value, dict):
