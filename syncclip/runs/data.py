@@ -44,19 +44,15 @@ class SetCache:
         self.plan = cache(read_set)
         self.committed = cache(committed_shards)
         self.teacher = cache(read_teacher)
-        self._files = cache(_counted_files)
+        self.files = cache(_files_of)
         self._classnames = cache(lambda name: load_dataset(DatasetSettings.model_validate_json(name)).classnames)
-
-    def files(self, dataset: DatasetSettings) -> Inputs:
-        """Return the number and checksum of the image files of custom data, keyed by split."""
-        return self._files(dataset.model_dump_json())
 
     def classnames(self, dataset: DatasetSettings) -> list[str]:
         """Return the class names of a dataset, ordered by class id."""
         return self._classnames(dataset.model_dump_json())
 
 
-def _counted_files(dataset: str) -> Inputs:
+def _files_of(dataset: str) -> Inputs:
     splits = image_files(DatasetSettings.model_validate_json(dataset))
     return {split: (len(files), digest(files)) for split, files in splits.items()}
 
@@ -70,7 +66,7 @@ def run_inputs(recipe: Recipe, sets: SetCache) -> Inputs:
     for number, mixed in enumerate(training.real if training.data != "synthetic" else []):
         datasets[f"training.real[{number}]"] = recipe.dataset.model_copy(update={"name": mixed.url, "root": None})
     for key, dataset in datasets.items():
-        inputs |= {images_key(split, key): value for split, value in sets.files(dataset).items()}
+        inputs |= {images_key(split, key): value for split, value in sets.files(dataset.model_dump_json()).items()}
     return inputs
 
 
