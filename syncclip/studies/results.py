@@ -24,7 +24,7 @@ from syncclip.studies import outputs, predictions
 from syncclip.studies.analysis import Evidence, Point, gather
 from syncclip.studies.grid import Cell
 from syncclip.studies.levels_state import read_state
-from syncclip.studies.statistics.bootstrap import Interval, Resampled, differences, interval
+from syncclip.studies.statistics.bootstrap import ACCURACY, Interval, Resampled, differences, interval
 from syncclip.training.run_folder import RECORD
 
 
@@ -115,7 +115,7 @@ def accuracies(source: Source, point: Point, resampled: Resampled) -> Iterator[d
     """Yield the rows of `results` at a point, by metric."""
     (configuration, n), level = point, source.recipe.study.confidence_level
     for metric, (of_seeds, values) in resampled.items():
-        bounds, seeds = interval(of_seeds.mean(), values, level), len(of_seeds)
+        bounds, seeds = interval(of_seeds.mean(), values, level, ACCURACY), len(of_seeds)
         yield {
             **{key: source.test_images[key] for key in ("dataset", "split")},
             "configuration": configuration.name,

@@ -53,6 +53,11 @@ def test_interval_is_also_over_classes(tmp_path: Path) -> None:
     assert narrow["mean"] == wide["mean"] and wide["high"] - wide["low"] > 2 * (narrow["high"] - narrow["low"])
 
 
+def test_interval_of_an_accuracy_contains_only_possible_values(tmp_path: Path) -> None:
+    frame = results(write_study(tmp_path, lambda configuration, n: 98 if n else 3, spread=80))
+    assert frame["low"].min() >= 0 and frame["high"].max() == 100
+
+
 def test_study_of_a_recipes_folder_is_read(tmp_path: Path) -> None:
     write_study(tmp_path / "study", growing)
     pd.testing.assert_frame_equal(results(str(tmp_path)), results(str(tmp_path / "study")))
