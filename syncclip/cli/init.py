@@ -75,10 +75,16 @@ study:
 _CONFIGURATIONS = """    - {method: zeroshot}
     - {method: classmeans, data: real}
     - {method: classmeans, data: both}
+    - {method: probe, data: real}
+    - {method: probe, data: both}
+    - {method: tip, data: real}
+    - {method: tip, data: both}
     - {method: ivlp, data: real}
     - {method: ivlp, data: both}
     - {method: syncclip, data: both}
-    - {method: syncclip, name: syncclip-shared, overrides: {methods.syncclip.domain_tokens: 0}}"""
+    - {method: syncclip, name: syncclip-shared, overrides: {methods.syncclip.domain_tokens: 0}}
+    - {method: syncclip, name: syncclip-vectors, overrides: {methods.syncclip.class_vectors: true}}"""
+"""The configurations of the gain map, so that the study includes any method that `assess` can recommend."""
 
 
 def write_first_recipe(
