@@ -130,13 +130,25 @@ def test_settings_are_those_of_the_used_methods_that_differ(tmp_path: Path) -> N
     ]
 
 
-def test_differing_overrides_of_a_configuration_are_settings(tmp_path: Path) -> None:
-    key = "study.configurations.1.overrides"
-    first, second = (
-        write_study(tmp_path / name, flat, *overrides)
-        for name, overrides in (("a", []), ("b", [f"{key}.training.epochs=3"]))
+def test_differing_overrides_are_labelled_by_their_configuration(tmp_path: Path) -> None:
+    configurations = "{method: zeroshot}, {method: syncclip}"  # ivlp-real is at another position in the first study
+    first = write_study(tmp_path / "a", flat)
+    second = write_study(
+        tmp_path / "b",
+        flat,
+        f"study.configurations=[{configurations}, {{method: ivlp, data: real, overrides: {{training.epochs: 3}}}}]",
     )
-    assert list(dict.fromkeys(compare(first, second)["settings"])) == [f"{key}={{}}", f'{key}={{"training.epochs": 3}}']
+    assert list(dict.fromkeys(compare(first, second)["settings"])) == [
+        "ivlp-real.overrides={}",
+        'ivlp-real.overrides={"training.epochs": 3}',
+    ]
+
+
+def test_overrides_of_configurations_that_are_not_compared_are_no_settings(tmp_path: Path) -> None:
+    other = "{method: coop, data: real, overrides: {training.epochs: 3}}"
+    second = write_study(tmp_path / "b", flat, f"study.configurations=[{{method: zeroshot}}, {other}]")
+    frame = compare(write_study(tmp_path / "a", flat), second)
+    assert set(frame["configuration"]) == {"zeroshot"} and not frame["settings"].str.contains("overrides").any()
 
 
 def test_constant_difference_of_studies_is_exact_although_seeds_and_classes_vary(tmp_path: Path) -> None:
