@@ -130,3 +130,10 @@ def test_report_also_writes_figures_and_a_table(
 def test_figures_in_other_formats_are_a_user_error(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     outcome = Outcome(capsys, "report", str(tmp_path), "--figures", "doc")
     assert outcome.status == 2 and "'doc' is not one of 'pdf', 'svg'" in outcome.err
+
+
+def test_missing_format_of_figures_is_an_error_with_the_formats(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    error = Outcome(capsys, "report", str(tmp_path), "--figures").error
+    assert "option '--figures' requires an argument: --figures pdf|svg; see" in error
