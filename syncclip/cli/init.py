@@ -13,7 +13,7 @@ from syncclip.clip.prompt_text import prompt_texts, too_long
 from syncclip.core.settings import UserError
 from syncclip.core.text import ARTICLE, counted
 from syncclip.datasets import SPLITS, Dataset, DatasetSettings, load_dataset
-from syncclip.datasets.check import SMALL_SPLIT, problems_of, warnings_of
+from syncclip.datasets.check import SMALL_SPLIT, decoded_images, problems_of, warnings_of
 from syncclip.datasets.dataset import TEMPLATE
 from syncclip.datasets.loading import is_dataset_name
 from syncclip.embedded import context_length, load_tokenizer
@@ -122,7 +122,8 @@ def write_first_recipe(
     storage.write_bytes(path, (_facts(dataset) + body).encode())
     written = Recipe.load(path)
     classes = counted(len(dataset.classnames), "class", "classes")
-    print_message(f"init: {classes}, of which {len(dataset.base)} are base classes; {_sizes(dataset)} images")
+    images = f"{_sizes(dataset)} images, {decoded_images(dataset):,} of them decoded"
+    print_message(f"init: {classes}, of which {len(dataset.base)} are base classes; {images}")
     for warning in (*problems_of(dataset), *warnings_of(dataset)):
         print_message(f"init: warning: {warning}")
     if len(dataset.split("test")) < SMALL_SPLIT and (power := power_line([written])):
