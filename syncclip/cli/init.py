@@ -42,7 +42,7 @@ study:
   configurations:
 {configurations}
   images_per_class: [1, 4, 16]
-  seeds: [1, 2, 3, 4]
+  seeds: {seeds}
 """
 
 _PHOTOGRAPHS = """\
@@ -69,7 +69,7 @@ study:
   configurations:
 {configurations}
   images_per_class: [1, 4, 16]
-  seeds: [1, 2, 3]
+  seeds: {seeds}
 """
 
 _CONFIGURATIONS = """    - {method: zeroshot}
@@ -118,7 +118,8 @@ def write_first_recipe(
     if storage.exists(path):
         raise UserError(f"{path} already exists; remove it, or choose another file with --out FILE.yaml")
     template = _PHOTOGRAPHS if photographs else _ICONS
-    body = template.format(dataset=_section(recipe.dataset, dataset), configurations=_CONFIGURATIONS)
+    section, seeds = _section(recipe.dataset, dataset), recipe.study.seeds
+    body = template.format(dataset=section, configurations=_CONFIGURATIONS, seeds=seeds)
     storage.write_bytes(path, (_facts(dataset) + body).encode())
     written = Recipe.load(path)
     classes = counted(len(dataset.classnames), "class", "classes")
