@@ -156,6 +156,11 @@ def sentence(error: BaseException) -> str | None:
         option = getattr(error, "option_name", None)
         if option in {name for parameter in get_command(app).params for name in parameter.opts}:
             return f"{option} must precede the command: syncclip {option} ..."
+        if text.endswith("requires an argument"):
+            commands = getattr(get_command(app), "commands", {}).values()
+            options = [each for command in commands for each in command.params if option in each.opts]
+            values = dict.fromkeys(each.metavar for each in options if each.metavar)
+            text += f": {option} {' or '.join(values)}" if values else ""
         context = getattr(error, "ctx", None)
         usage = f"see `{context.command_path if context else 'syncclip'} --help`"
         if option and context and any(parameter.name == "recipe" for parameter in context.command.params):

@@ -225,7 +225,8 @@ def tune(recipe: RecipeName, overrides: Overrides, out: Out = None) -> None:
 def report(
     folder: Folder,
     figures: Annotated[
-        FigureFormat | None, typer.Option("--figures", help="Also write the scaling curves as figures.")
+        FigureFormat | None,
+        typer.Option("--figures", metavar="pdf|svg", help="Also write the scaling curves as figures."),
     ] = None,
     latex: Annotated[bool, typer.Option("--latex", help="Also write a LaTeX table (booktabs) and a CSV file.")] = False,
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from syncclip.studies import outputs, predictions
 from syncclip.studies.analysis import Evidence, Point, gather
 from syncclip.studies.grid import Cell
 from syncclip.studies.levels_state import read_state
-from syncclip.studies.statistics.bootstrap import Interval, Resampled, differences, interval
+from syncclip.studies.statistics.bootstrap import ACCURACY, Interval, Resampled, differences, interval
 from syncclip.training.run_folder import RECORD, Inputs
 
 
@@ -123,7 +123,7 @@ def accuracies(source: Source, point: Point, resampled: Resampled) -> Iterator[d
     """Yield the rows of `results` at a point, by metric."""
     (configuration, n), level = point, source.recipe.study.confidence_level
     for metric, (of_seeds, values) in resampled.items():
-        bounds, seeds = interval(of_seeds.mean(), values, level), len(of_seeds)
+        bounds, seeds = interval(of_seeds.mean(), values, level, ACCURACY), len(of_seeds)
         yield {
             **{key: source.test_images[key] for key in ("dataset", "split")},
             "configuration": configuration.name,
@@ -178,7 +178,7 @@ def compare(*folders: str) -> pd.DataFrame:
     shared = [key for key in aligned[0] if all(key in points for points in aligned)]
     if not shared:
         raise UserError("the studies share no configuration at the same number of images; set the same `name` in both")
-    settings = _differing_settings(sources)
+    settings = _differing_settings(sources, {key[0] for key in shared if key})
     different = [_different_images(sources[0], source) for source in sources]
     resamples, level, rows = sources[0].recipe.study.resamples, sources[0].recipe.study.confidence_level, []
     for key in shared:
@@ -201,18 +201,19 @@ def compare(*folders: str) -> pd.DataFrame:
     return frame.sort_values("metric", key=lambda names: names.map(METRICS.index), kind="stable", ignore_index=True)
 
 
-def _differing_settings(sources: Sequence[Source]) -> list[str]:
+def _differing_settings(sources: Sequence[Source], names: Collection[str]) -> list[str]:
     """Return the settings in which sources differ, as one override per line.
 
-    Settings in other columns (method, data, number of images), and settings that affect no results, are omitted.
+    Settings in other columns (method, data, number of images), and settings that affect no results, are omitted, as are
+    overrides of a study's configurations without results in `names`.
     """
-    used = [dict(_settings(source)) for source in sources]
+    used = [dict(_settings(source, names)) for source in sources]
     keys = dict.fromkeys(key for values in used for key in values)
     differing = [key for key in keys if len({json.dumps(values[key]) for values in used if key in values}) > 1]
     return ["\n".join(as_override(key, each[key], Recipe) for key in differing if key in each) for each in used]
 
 
-def _settings(source: Source) -> Iterator[tuple[str, Any]]:
+def _settings(source: Source, names: Collection[str]) -> Iterator[tuple[str, Any]]:
     """Yield the key and value of each setting that affects results, with those of the methods in use."""
     recipe, omitted = source.recipe, {*NO_TRACE, "method", "data", "images_per_class"} - {"synthetic", "teacher"}
     methods = dict.fromkeys(each.method for each in source.evidence.configurations if each.trained)
@@ -229,8 +230,9 @@ def _settings(source: Source) -> Iterator[tuple[str, Any]]:
             values.extend((f"{key}.{name}", inner) for name, inner in value.items())
         elif key.removeprefix("training.") not in omitted:
             yield key, value
-    for position, configuration in enumerate(recipe.study.configurations if source.kind == "study" else []):
-        yield f"study.configurations.{position}.overrides", configuration.overrides
+    for configuration in recipe.study.configurations if source.kind == "study" else []:
+        if any(each.name in names for each in configuration.evaluated.values()):
+            yield f"{configuration.name}.overrides", configuration.overrides
 
 
 def _different_images(first: Source, other: Source) -> str:

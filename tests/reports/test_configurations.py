@@ -31,6 +31,15 @@ def test_custom_method_is_labelled_with_its_class() -> None:
     assert (configuration.label, configuration.short) == ("Mine on real images", "Mine real only")
 
 
+def test_short_labels_name_the_training_data() -> None:
+    names = [(f"classmeans-{data}", "classmeans", data) for data in ("real", "synthetic", "both")]
+    assert [each.short for each in describe_configurations(names)] == [
+        "Class means real only",
+        "Class means synthetic only",
+        "Class means real + synthetic",
+    ]
+
+
 def test_label_contains_a_custom_name() -> None:
     configurations = describe_configurations(
         [("syncclip-both", "syncclip", "both"), ("syncclip-both-unfiltered", "syncclip", "both")]

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from syncclip.evaluation.metrics import Number
-from syncclip.studies.statistics.bootstrap import Floats, Interval, interval
+from syncclip.studies.statistics.bootstrap import ACCURACY, Floats, Interval, interval
 
 SLOWEST, FASTEST = 0.05, 3.0
 """Bounds of `c`; beyond them, a curve is indistinguishable from a constant or from a single step."""
@@ -208,7 +208,9 @@ def fit_curve(
 
 def _points(at: Floats, law: PowerLaw, laws: PowerLaw, confidence_level: float) -> tuple[Point, ...]:
     estimates, resampled = law(at), laws(at)
-    return tuple(Point(float(x), interval(estimates[i], resampled[:, i], confidence_level)) for i, x in enumerate(at))
+    return tuple(
+        Point(float(x), interval(estimates[i], resampled[:, i], confidence_level, ACCURACY)) for i, x in enumerate(at)
+    )
 
 
 Model = Callable[[Floats, Floats, float], Floats]
