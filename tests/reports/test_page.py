@@ -261,7 +261,11 @@ def test_terminal_tables_have_the_scores_and_differences_of_the_headline(
 ) -> None:
     text = printed(study, capsys)
     assert "syncclip-both at 64" in text and "syncclip-both minus baseline, points" in text
-    lead = re.search(r"novel \(all\) (\S+) points, 95 % CI over images (\S+ to [^\s,)]+)", text.replace("\u00a0", " "))
+    text = text.replace("\u00a0", " ")
+    lead = re.search(
+        r"novel \(all\) (\S+) points, SYNC-CLIP vs. IVLP on real images only, 95 % CI over images (\S+ to [^\s,)]+)",
+        text,
+    )
     assert lead and f"{lead[1]} ({lead[2]})" in text, "the number of the headline is in a table"
     assert "Effect of synthetic images on novel classes – significant gain" in text
     text = printed(study / "synthetic", capsys)
