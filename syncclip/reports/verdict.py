@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
@@ -10,6 +10,7 @@ from syncclip.core.text import counted, coverage, signed, thousands
 from syncclip.evaluation.metrics import METRIC_HEADINGS
 from syncclip.reports.configurations import Difference, Numbers, Points, ReportConfiguration
 from syncclip.reports.inputs import Inputs
+from syncclip.reports.table import run_baselines
 from syncclip.studies.outputs import FEW_SEEDS, DataEfficiency
 from syncclip.studies.statistics.power import EQUIVALENT, detectable, t_quantile
 
@@ -53,7 +54,7 @@ def verdict_on(inputs: Inputs, numbers: Numbers) -> Verdict:
             return judge(numbers.differences, numbers.points, numbers.reference, tested, inputs.data_efficiency)
         return Verdict("No run of this study is finished yet.", sentences=["Run the study again to resume it."])
     if inputs.kind == "run":
-        return _run_verdict(numbers)
+        return _run_verdict(numbers, run_baselines(inputs))
     if not inputs.images:
         return Verdict("No images have been generated yet.")
     images = f"{thousands(inputs.images)} synthetic image{'' if inputs.images == 1 else 's'}"
@@ -210,7 +211,7 @@ def _cards(pairs: Sequence[Difference]) -> list[Card]:
     return cards
 
 
-def _run_verdict(numbers: Numbers) -> Verdict:
+def _run_verdict(numbers: Numbers, baselines: Mapping[str, Mapping[str, float | None]]) -> Verdict:
     if not numbers.configurations:
         return Verdict("This run lacks results on base or novel classes.")
     configuration = numbers.configurations[0]
@@ -229,6 +230,10 @@ def _run_verdict(numbers: Numbers) -> Verdict:
         f"The harmonic mean is {scores['hm']:.1f}\u00a0% within split"
         + (f" and {all_classes:.1f}\u00a0% with all classes as candidates." if all_classes is not None else "."),
     ]
+    for name, levels in baselines.items():
+        measured = {METRIC_HEADINGS[key]: levels.get(key) for key in ("hm", "all_classes_hm")}
+        values = ", ".join(f"{heading} {level:.1f}\u00a0%" for heading, level in measured.items() if level is not None)
+        sentences.append(f"Baseline {name}: {values}.")
     return Verdict(
         f"{configuration.label}: {scores['base']:.1f}\u00a0% on base, {scores['novel']:.1f}\u00a0% on novel classes.",
         sentences=[" ".join(sentences)],
