@@ -260,9 +260,10 @@ def run_baselines(inputs: Inputs) -> dict[str, dict[str, float | None]]:
 
 
 def terminal_legend(numbers: Numbers) -> str:
-    """Explain the terms in the headings of `terminal_tables`; empty without scores."""
+    """Explain the configuration names and headings in `terminal_tables`; empty without scores."""
     shown = {metric for scores in numbers.points.values() for metric in scores if metric in _TERMINAL}
-    return legend(METRIC_HEADINGS[metric] for metric in shown)
+    labels = "; ".join(f"{each.id}: {each.label}" for each in numbers.configurations)
+    return "\n".join(filter(None, [labels, legend(METRIC_HEADINGS[metric] for metric in shown)]))
 
 
 def _mean(point: ScorePoint) -> str:

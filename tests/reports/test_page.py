@@ -272,6 +272,7 @@ def test_terminal_tables_have_the_scores_and_differences_of_the_headline(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = printed(study, capsys)
+    assert "syncclip-both: SYNC-CLIP" in text, "the key explains the names in the tables"
     assert "syncclip-both at 64" in text and "syncclip-both minus baseline, points" in text
     text = text.replace("\u00a0", " ")
     lead = re.search(
