@@ -209,7 +209,7 @@ def describe_configurations(names: Iterable[tuple[str, str, str]]) -> list[Repor
             used.add(key)
         else:
             number = len(configurations)
-            tone, shape = spare[number % len(spare)], _SHAPES[number % len(_SHAPES)]
+            tone, shape = spare[0], _SHAPES[number % len(_SHAPES)]
             spare = spare[1:] + spare[:1]
         label, short = _labels(name, *key)
         configurations.append(ReportConfiguration(name, *key, label=label, short=short, tone=tone, shape=shape))
