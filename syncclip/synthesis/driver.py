@@ -172,14 +172,14 @@ def _generate(job: _Job, located: Located, show: bool, observe: Observer | None)
             check_capacity(job.pool, plan.threads)
             generating = True
             if line is not None:
-                line.begin("loading weights and generating the first shards")
+                line.begin(f"loading weights and generating the first shards of {plan.dataset}")
             for report in run_job(job, job.todo, worker, job.pool, plan.threads, folder=url, lock_token=job.lock_token):
                 images = job.images[report.shard]
                 status.count(report, images)
                 metrics.count(report, images)
                 if line is not None:
                     line.rate = status.rate
-                    line.update(0 if report.error else images, **status.facts())
+                    line.update(0 if report.error else images, dataset=plan.dataset, **status.facts())
                 if observe is not None:
                     observe(status)
                 if not report.error:

@@ -60,3 +60,10 @@ def test_average_difference_takes_precedence_over_the_largest_number_of_images()
     (largest,) = differences(single, configurations)
     (average,) = differences([*single, row(None, 3.0, 1, 64)], configurations)
     assert (largest.difference, largest.images, average.difference, average.images) == (4, "64", 3, "1 to 64")
+
+
+def test_up_to_eight_configurations_have_distinct_colours() -> None:
+    """The configurations of the demo, and one more."""
+    names = ["zeroshot-none", "classmeans-real", "classmeans-all_real", "classmeans-both", "tip-both", "ivlp-real"]
+    keys = [(name, *name.split("-")) for name in [*names, "syncclip-both", "probe-both"]]
+    assert {configuration.tone for configuration in describe_configurations(keys)} == {*range(8)}

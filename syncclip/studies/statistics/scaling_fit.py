@@ -197,6 +197,9 @@ def fit_curve(
             "the training; set training.epochs_over so that more images mean more steps"
         )
         return replace(curve, reason=reason)
+    if len(forecast) and law([min(forecast)])[0] > means[-1]:
+        reason = f"at {min(forecast)} images per class, the fit is below the accuracy measured at {largest:.0f}"
+        return replace(curve, reason=reason)
     needed = laws.amount_for(laws([largest])[:, 0] - 1)
     return replace(
         curve,
