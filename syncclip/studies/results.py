@@ -238,6 +238,7 @@ def _settings(source: Source, names: Collection[str]) -> Iterator[tuple[str, Any
 def _different_images(first: Source, other: Source) -> str:
     """Describe the first property in which the test images of two sources differ; "" if they are the same."""
     for name, value in first.test_images.items():
-        if value != (theirs := other.test_images[name]):
+        theirs = other.test_images[name]
+        if value != theirs and [None] not in (value, theirs):  # unknown in older records and in studies
             return f"different test images ({name}{'' if isinstance(value, list) else f': {value} and {theirs}'})"
     return ""
