@@ -185,7 +185,6 @@ def test_a_run_is_evaluated_on_another_dataset(
         ("synthesis.generator.pipeline=/no/such/folder", "/no/such/folder"),
         ("dataset.name=icns", "did you mean 'icons'"),
         ("dataset.name=/no/such/folder", "/no/such/folder"),
-        ("training.method=synclip", "did you mean 'syncclip'"),
         ("synthesis.actors=4096", "4,096 actors"),
     ],
 )
