@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-from pydantic import TypeAdapter
 
 from syncclip import report, storage
 from syncclip.recipe.recipe import Recipe
@@ -48,7 +47,7 @@ def publish(study: Path, target: Path) -> None:
 
 
 def rewrite(study: Path) -> None:
-    """Rewrite a published study's comparisons, data efficiency, tables and report from its predictions.
+    """Rewrite a published study's comparisons, curves, data efficiency, tables and report from its predictions.
 
     For a study with several pretrained tags, only the map and its report are rewritten.
     """
@@ -59,16 +58,16 @@ def rewrite(study: Path) -> None:
         return
     owner = storage.read_owner(str(study / outputs.STATE))
     recomputed = predictions.recompute(url)
-    assert recomputed.data_efficiency is not None, "studies of single models have a data efficiency"
-    fits = TypeAdapter(outputs.Fits).validate_json(storage.read_verified(str(study / outputs.FIT), owner))
+    assert recomputed.fits and recomputed.data_efficiency, "studies of single models have curves and a data efficiency"
     table = _read_table(study / outputs.TABLE, owner)
     datasets = None
     if (study / outputs.DATASETS).exists():
         rows = _read_table(study / outputs.DATASETS, owner)
         datasets = {str(name): part for name, part in rows.groupby("dataset", sort=False)}
     recipe = Recipe.load(str(study / outputs.RECIPE), own=False)
-    text = summary.markdown(recipe, table, fits.curves, recomputed.comparisons, datasets)
+    text = summary.markdown(recipe, table, recomputed.fits.curves, recomputed.comparisons, datasets)
     outputs.write_json(str(study / outputs.COMPARISONS), recomputed.comparisons, owner)
+    outputs.write_json(str(study / outputs.FIT), recomputed.fits, owner)
     outputs.write_json(str(study / outputs.DATA_EFFICIENCY), recomputed.data_efficiency, owner)
     storage.write_with_checksum(str(study / outputs.TABLES), text.encode(), owner=owner)
     if (study / "report.html").exists():

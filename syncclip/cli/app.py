@@ -16,6 +16,7 @@ import typer
 from typer.main import get_command
 
 from syncclip.cli import assess, classify, datasets, jobs, plan, prompts, recipe, results, serve, shards, status, verify
+from syncclip.cli.arguments import IGNORED
 from syncclip.core.custom_code import TRACEBACK, custom_code_error
 from syncclip.core.secrets import remember_arguments
 from syncclip.core.session import current
@@ -156,10 +157,15 @@ def sentence(error: BaseException) -> str | None:
         option = getattr(error, "option_name", None)
         if option in {name for parameter in get_command(app).params for name in parameter.opts}:
             return f"{option} must precede the command: syncclip {option} ..."
+        if text.endswith("requires an argument"):
+            commands = getattr(get_command(app), "commands", {}).values()
+            options = [each for command in commands for each in command.params if option in each.opts]
+            values = dict.fromkeys(each.metavar for each in options if each.metavar)
+            text += f": {option} {' or '.join(values)}" if values else ""
         context = getattr(error, "ctx", None)
         usage = f"see `{context.command_path if context else 'syncclip'} --help`"
         if option and context and any(parameter.name == "recipe" for parameter in context.command.params):
-            usage = f"{_as_override(option)}{usage}"
+            usage = f"{_as_override(option, context.info_name)}{usage}"
         return f"{text[:1].lower()}{text[1:]}; {usage}" if text else f"missing command; {usage}"
     error = unwrapped(error)
     error = custom_code_error(error) or error
@@ -178,13 +184,14 @@ def sentence(error: BaseException) -> str | None:
     return None
 
 
-def _as_override(option: str) -> str:
-    """Suggest the recipe setting for an unknown option, such as --epochs; return "" if no setting is similar."""
+def _as_override(option: str, command: str) -> str:
+    """Suggest a recipe setting used by the command for an unknown option, such as --epochs; "" if none is similar."""
     from syncclip.core.validation_errors import keys_of
     from syncclip.recipe.recipe import Recipe
     from syncclip.recipe.suggestions import suggestions
 
-    keys = suggestions(option.lstrip("-").replace("-", "_"), keys_of(Recipe), Recipe().training.method)
+    used = [key for key in keys_of(Recipe) if key.partition(".")[0] not in IGNORED.get(command, ())]
+    keys = suggestions(option.lstrip("-").replace("-", "_"), used, Recipe().training.method)
     return f"to change a recipe setting, use {keys[0]}=VALUE; " if keys else ""
 
 

@@ -9,13 +9,21 @@ import typer
 
 import syncclip
 from syncclip.core.settings import UserError
+from syncclip.runtime.progress import print_message
+
+IGNORED = {
+    "captions": ("methods", "training", "evaluation", "study"),
+    "synth": ("methods", "training", "study"),
+    "train": ("synthesis", "study"),
+}
+"""Command -> recipe sections that do not affect it; the other commands use all sections."""
 
 # Keyword arguments for repeatable parameters; the command receives a list.
 REPEATED: dict[str, Any] = {"default_factory": list, "show_default": False}
 
 
 def with_storage(context: typer.Context, overrides: list[str]) -> list[str]:
-    """Return a command's overrides, followed by the overrides from `--storage`.
+    """Return a command's overrides, followed by the overrides from `--storage`; warn about overrides without effect.
 
     Raises:
         UserError: an override that names code is also a file name, so it may come from an expanded shell pattern.
@@ -23,6 +31,10 @@ def with_storage(context: typer.Context, overrides: list[str]) -> list[str]:
     for override in overrides:
         if ":" in override and "=" in override and os.path.lexists(override):
             raise UserError(f"{override!r} is both an override and a file in the working directory; rename the file")
+    command = str(getattr(context.params.get("job"), "value", context.info_name))  # `submit` runs another command
+    keys = [override.partition("=")[0] for override in overrides if "=" in override]
+    if ignored := [key for key in keys if key.partition(".")[0] in IGNORED.get(command, ())]:
+        print_message(f"warning: `{command}` ignores {', '.join(ignored)}")
     return [*overrides, *(context.obj or ())]
 
 

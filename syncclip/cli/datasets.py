@@ -32,9 +32,9 @@ def ls(root: Root = None) -> None:
 def check_command(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Dataset name from `datasets ls`, `all`, or a path.")],
     root: Root = None,
-    images: Annotated[bool, typer.Option("--images", help="Decode every image instead of a sample.")] = False,
+    images: Annotated[bool, typer.Option("--images", help="Decode all images of a large dataset.")] = False,
 ) -> None:
-    """Check image counts, decode a sample of images, and report problems (exit status 1) and warnings."""
+    """Check image counts, decode images, and report problems (exit status 1) and warnings."""
     from syncclip.datasets.catalog import DATASETS
     from syncclip.datasets.check import COUNTED, SMALL_SPLIT, check
 

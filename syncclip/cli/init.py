@@ -13,7 +13,7 @@ from syncclip.clip.prompt_text import prompt_texts, too_long
 from syncclip.core.settings import UserError
 from syncclip.core.text import ARTICLE, counted
 from syncclip.datasets import SPLITS, Dataset, DatasetSettings, load_dataset
-from syncclip.datasets.check import SMALL_SPLIT, problems_of, warnings_of
+from syncclip.datasets.check import SMALL_SPLIT, decoded_images, problems_of, warnings_of
 from syncclip.datasets.dataset import TEMPLATE
 from syncclip.datasets.loading import is_dataset_name
 from syncclip.embedded import context_length, load_tokenizer
@@ -42,7 +42,7 @@ study:
   configurations:
 {configurations}
   images_per_class: [1, 4, 16]
-  seeds: [1, 2, 3, 4]
+  seeds: {seeds}
 """
 
 _PHOTOGRAPHS = """\
@@ -69,16 +69,22 @@ study:
   configurations:
 {configurations}
   images_per_class: [1, 4, 16]
-  seeds: [1, 2, 3]
+  seeds: {seeds}
 """
 
 _CONFIGURATIONS = """    - {method: zeroshot}
     - {method: classmeans, data: real}
     - {method: classmeans, data: both}
+    - {method: probe, data: real}
+    - {method: probe, data: both}
+    - {method: tip, data: real}
+    - {method: tip, data: both}
     - {method: ivlp, data: real}
     - {method: ivlp, data: both}
     - {method: syncclip, data: both}
-    - {method: syncclip, name: syncclip-shared, overrides: {methods.syncclip.domain_tokens: 0}}"""
+    - {method: syncclip, name: syncclip-shared, overrides: {methods.syncclip.domain_tokens: 0}}
+    - {method: syncclip, name: syncclip-vectors, overrides: {methods.syncclip.class_vectors: true}}"""
+"""The configurations of the gain map, so that the study includes any method that `assess` can recommend."""
 
 
 def write_first_recipe(
@@ -112,11 +118,13 @@ def write_first_recipe(
     if storage.exists(path):
         raise UserError(f"{path} already exists; remove it, or choose another file with --out FILE.yaml")
     template = _PHOTOGRAPHS if photographs else _ICONS
-    body = template.format(dataset=_section(recipe.dataset, dataset), configurations=_CONFIGURATIONS)
+    section, seeds = _section(recipe.dataset, dataset), recipe.study.seeds
+    body = template.format(dataset=section, configurations=_CONFIGURATIONS, seeds=seeds)
     storage.write_bytes(path, (_facts(dataset) + body).encode())
     written = Recipe.load(path)
     classes = counted(len(dataset.classnames), "class", "classes")
-    print_message(f"init: {classes}, of which {len(dataset.base)} are base classes; {_sizes(dataset)} images")
+    images = f"{_sizes(dataset)} images, {decoded_images(dataset):,} of them decoded"
+    print_message(f"init: {classes}, of which {len(dataset.base)} are base classes; {images}")
     for warning in (*problems_of(dataset), *warnings_of(dataset)):
         print_message(f"init: warning: {warning}")
     if len(dataset.split("test")) < SMALL_SPLIT and (power := power_line([written])):

@@ -56,6 +56,7 @@ class FigureFormat(str, Enum):
 def demo(overrides: Overrides, out: Out = None) -> None:
     """Run the demo end to end in minutes with the bundled models: generate, train, compare, report."""
     study("demo", overrides, out)
+    text.show("next: `syncclip assess travel` shows how well CLIP knows the class names, which decides the gain")
 
 
 def init(
@@ -186,10 +187,10 @@ def study(
     done = study(loaded, out)
     if len(done.table):
         report = write_report(done.url)
+        for line in () if loaded.study.pretrained else summary.baseline_lines(loaded, done.table):
+            print_message(line)
         render.show_report(report)
         if not loaded.study.pretrained:
-            for line in summary.baseline_lines(loaded, done.table):
-                print_message(line)
             text.show(f"all metrics: {text.from_here(storage.join(done.url, TABLES))}")
         text.show(f"report: {text.from_here(report.url)}")
     done.check()
@@ -225,7 +226,8 @@ def tune(recipe: RecipeName, overrides: Overrides, out: Out = None) -> None:
 def report(
     folder: Folder,
     figures: Annotated[
-        FigureFormat | None, typer.Option("--figures", help="Also write the scaling curves as figures.")
+        FigureFormat | None,
+        typer.Option("--figures", metavar="pdf|svg", help="Also write the scaling curves as figures."),
     ] = None,
     latex: Annotated[bool, typer.Option("--latex", help="Also write a LaTeX table (booktabs) and a CSV file.")] = False,
 ) -> None:

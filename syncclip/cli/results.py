@@ -114,13 +114,14 @@ def _lines(recommendation: Recommendation, accuracy: float) -> Iterator[str]:
     if recommendation.pilot:
         numbers, size = ",".join(map(str, recommendation.pilot)), "" if recommendation.needed else f" ({cost})"
         yield f"To decide, repeat the study with `study.images_per_class=[{numbers}]`{size}; finished runs are kept."
-    if recommendation.seeds < FEW_SEEDS and (recommendation.pilot or recommendation.needed is None):
+    uncertain = recommendation.needed is None or recommendation.needed.high > largest
+    if recommendation.seeds < FEW_SEEDS and (recommendation.pilot or uncertain):
         seeds = ",".join(map(str, range(1, FEW_SEEDS + 2)))
         yield (
             f"The study has {counted(recommendation.seeds, 'seed')}, so its intervals are wide: first repeat it with "
             f"`study.seeds=[{seeds}]`."
         )
-    elif not recommendation.pilot and recommendation.needed and recommendation.needed.high > largest:
+    elif not recommendation.pilot and recommendation.needed and uncertain:
         yield "Some classes may never reach the target: more classes, not more images, would narrow the interval."
     if recommendation.split == "test":
         yield (

@@ -6,6 +6,7 @@ record applies to a class in the same unchanged files: a copy of the files in an
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
@@ -69,6 +70,37 @@ def record_consent(name: str, folders: Sequence[str]) -> None:
             with open(open_private(part, os.O_WRONLY | os.O_CREAT), "w", encoding="utf-8") as file:
                 json.dump(_checksums([*sources, *others]), file)
             part.replace(record)
+
+
+def code_files(name: str) -> dict[str, str]:
+    """Return the SHA-256 of each file of the imported code `module:Class`, keyed by module.
+
+    These are the module's file and, recursively, the files that it imports from the same folder (for an installed
+    package, from this package). The files are parsed, not executed.
+    """
+    top, *inner = name.partition(":")[0].split(".")
+    own = Path(getattr(sys.modules[".".join([top, *inner])], "__file__", None) or "-")
+    home = Path(*own.parts[: -1 - len(inner) - (own.stem == "__init__")])
+    pending, checksums = [".".join([top, *inner])], dict[str, str]()
+    while pending:
+        module = pending.pop()
+        first, stem = module.partition(".")[0], home / module.replace(".", "/")
+        file = next(filter(Path.is_file, (stem / "__init__.py", Path(f"{stem}.py"))), None)
+        other = first in ("", "syncclip") or (home.name.endswith("-packages") and first != top)
+        if file is None or other or module in checksums:
+            continue
+        code = file.read_bytes()
+        checksums[module] = hashlib.sha256(code).hexdigest()
+        package = [*module.split("."), ""][: None if file.stem == "__init__" else -1]
+        pending.append(module.rpartition(".")[0])
+        with suppress(SyntaxError):  # a module with optional imports can refer to a file that can't be imported
+            for node in ast.walk(ast.parse(code)):
+                if isinstance(node, ast.Import):
+                    pending += [alias.name for alias in node.names]
+                elif isinstance(node, ast.ImportFrom):
+                    base = ".".join([*package[: -node.level or 0], *filter(None, [node.module])])
+                    pending += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return checksums
 
 
 def _sources(name: str, folders: Sequence[str] | None) -> list[str]:

@@ -23,8 +23,10 @@ from syncclip.shards.images import SkippedFiles
 from syncclip.shards.reader import ImageSet
 
 COUNTED = ("classes", *SPLITS)
+MOST_DECODED = 5_000
+"""Number of images up to which all images are decoded by default, first those of the test split."""
 SAMPLE = 32
-"""Default number of images to decode per split, evenly spaced."""
+"""Number of evenly spaced images to decode by default in each other split."""
 SMALL_SPLIT = 100
 """Number of images below which a split is reported as small."""
 MOST_COMPARED = 10_000
@@ -100,13 +102,21 @@ def check(name: str, root: str | None, images: bool = False) -> Check:
     ]
     problems += problems_of(dataset, images)
     warnings = warnings_of(dataset, images) if entry is None else []
-    decoded = sum(len(_rows(size, images)) for size in sizes.values())
-    return Check(name, counts, expected, problems, warnings, dataset.skipped, decoded)
+    return Check(name, counts, expected, problems, warnings, dataset.skipped, decoded_images(dataset, images))
 
 
 def problems_of(dataset: Dataset, images: bool = False) -> list[str]:
-    """Return one message per split with missing classes, or with unreadable images in a sample (or all `images`)."""
+    """Return one message per split with missing classes, or with unreadable images among those that are decoded.
+
+    Args:
+        images: whether to decode all images of a dataset with more than `MOST_DECODED` images.
+    """
     return [*_classes_without_images(dataset), *_unreadable_images(dataset, images)]
+
+
+def decoded_images(dataset: Dataset, images: bool = False) -> int:
+    """Return the number of images that `problems_of` decodes."""
+    return sum(map(len, _decoded_rows(dataset, images).values()))
 
 
 def warnings_of(dataset: Dataset, images: bool = False) -> list[str]:
@@ -160,13 +170,23 @@ def _classes_without_images(dataset: Dataset) -> Iterator[str]:
 
 
 def _rows(size: int, every: bool) -> Sequence[int]:
-    """Return the indices of the images to decode in a split of the given size."""
+    """Return the indices of the images to read in a split of the given size."""
     return range(size) if every or size <= SAMPLE else [size * i // SAMPLE for i in range(SAMPLE)]
 
 
+def _decoded_rows(dataset: Dataset, every: bool) -> dict[Split, Sequence[int]]:
+    """Return the indices of the images to decode by split; an unreadable test image would fail every evaluation."""
+    rows: dict[Split, Sequence[int]] = {}
+    for split in sorted(dataset.splits, key=SPLITS.index, reverse=True):
+        size = len(dataset.splits[split])
+        rows[split] = _rows(size, every or size + sum(map(len, rows.values())) <= MOST_DECODED)
+    return rows
+
+
 def _unreadable_images(dataset: Dataset, every: bool) -> Iterator[str]:
+    decoded = _decoded_rows(dataset, every)
     for split, images in dataset.splits.items():
-        rows = _rows(len(images), every)
+        rows = decoded[split]
         errors = [error for row in rows if (error := _decoding_error(images, row)) is not None]
         if errors:
             count = f"{len(errors):,} of {counted(len(rows), 'checked image')}"

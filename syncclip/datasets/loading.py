@@ -15,7 +15,7 @@ from syncclip import embedded, storage
 from syncclip.core.settings import UserError
 from syncclip.core.text import nearest, readable_name
 from syncclip.datasets.catalog import DATASETS
-from syncclip.datasets.dataset import TEMPLATE, Dataset, DatasetSettings, Split, with_base
+from syncclip.datasets.dataset import TEMPLATE, Dataset, DatasetSettings, Split, Splits, with_base
 from syncclip.datasets.folders import FolderSet, folders_in, load_folder, require_files
 from syncclip.datasets.layouts import load_layout
 from syncclip.datasets.packed import PACKED_FILE, load_packed
@@ -116,6 +116,21 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
         # Names may repeat in a packed dataset, as in ImageNet.
         _check_names(dataset, may_repeat=not custom and settings.classnames is None)
     return dataset
+
+
+def image_files(settings: DatasetSettings) -> dict[Split, list[tuple[str, int | None]]]:
+    """Return the (name, size in bytes) of each split's images in custom data.
+
+    Returns {} for shipped, benchmark and packed datasets, whose splits are fixed.
+    """
+    url = _url(settings)
+    if settings.name in DATASETS or url.startswith(str(embedded.FOLDER)):
+        return {}
+    splits = read_dataset(settings).splits
+    return {
+        split: [(images.name(row).removeprefix(url), images.size(row)) for row in range(len(images))]
+        for split, images in ({} if isinstance(splits, Splits) else splits).items()
+    }
 
 
 def _alternatives(suite: str) -> str:

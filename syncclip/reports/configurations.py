@@ -203,14 +203,15 @@ def describe_configurations(names: Iterable[tuple[str, str, str]]) -> list[Repor
     spare = [tone for tone in (5, 6, 7, 3, 2, 1, 0, 4) if tone not in used_tones] or [5, 6, 7]
     configurations: list[ReportConfiguration] = []
     used: set[tuple[str, str]] = set()
+    others = 0
     for name, key in ordered:
         if key in _STYLES and key not in used:
             tone, shape = _STYLES[key]
             used.add(key)
         else:
-            number = len(configurations)
-            tone, shape = spare[number % len(spare)], _SHAPES[number % len(_SHAPES)]
-            spare = spare[1:] + spare[:1]
+            # Independent of other configurations in `_STYLES`, so that plots of different subsets agree.
+            tone, shape = spare[others % len(spare)], _SHAPES[others % len(_SHAPES)]
+            others += 1
         label, short = _labels(name, *key)
         configurations.append(ReportConfiguration(name, *key, label=label, short=short, tone=tone, shape=shape))
     return configurations
@@ -224,7 +225,7 @@ def _labels(name: str, method: str, data: str) -> tuple[str, str]:
         "none": (title, title.replace(" CLIP", "")),
         "real": (f"{title} on real images", f"{title} real only"),
         "synthetic": (f"{title} on synthetic images", f"{title} synthetic only"),
-        "both": (f"{title} on both", f"{title} on both"),
+        "both": (f"{title} on real and synthetic images", f"{title} real + synthetic"),
         "all_real": (f"{title} on real images of all classes", f"{title} upper bound"),
     }
     label, short = labels.get(data, (f"{title}, {data}", f"{title}, {data}"))

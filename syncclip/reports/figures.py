@@ -109,7 +109,7 @@ def fitted_curves(
                 curve = replace(curve, verdict="too few points", line=(), forecast=(), reason="")
             sentences = _sentences(curve, stored.models.get(configuration.id, {}).get(metric, ()), level)
             if efficiency is not None and efficiency.configuration == configuration.id:
-                sentences += _efficiency_sentences(efficiency, metric, curve.verdict == "falls")
+                sentences += _efficiency_sentences(efficiency, metric, curve)
             law = [curve.law[name].estimate for name in "abc"] if curve.law else []
             formula = "{:.1f} + {:.1f} · (1 + n)^(−{:.2f})".format(*law) if law else ""
             begins = curve.amounts[0] == 0 and curve.verdict != "too few points"
@@ -176,13 +176,19 @@ def _sentences(curve: Curve, models: Sequence[HeldOut], level: str) -> list[str]
     return sentences
 
 
-def _efficiency_sentences(efficiency: DataEfficiency, metric: str, falls: bool) -> list[str]:
-    """Describe the marginal value and the real-image equivalent at the largest number of images."""
+def _efficiency_sentences(efficiency: DataEfficiency, metric: str, curve: Curve) -> list[str]:
+    """Describe the marginal value and the real-image equivalent at the largest number of images.
+
+    The marginal value is limited to the distance from the curve's asymptote, and omitted without a power law.
+    """
     sentences = []
     slopes, steps = efficiency.marginal.get(metric, ()), efficiency.exchange.get(metric, ())
-    if falls and slopes and math.isfinite(slopes[-1].points_per_hour.estimate):
-        gain = slopes[-1].points_per_hour.estimate
-        sentences.append(f"At {slopes[-1].n} images per class, another hour of generation adds {gain:.2g} points.")
+    rest = curve.means[-1] - curve.law["a"].estimate if curve.law else 0.0
+    if rest > 0 and slopes and math.isfinite(gain := slopes[-1].points_per_hour.estimate):
+        gain, limit = min(gain, rest), "at most " if gain > rest else ""
+        sentences.append(
+            f"At {slopes[-1].n} images per class, another hour of generation adds {limit}{gain:.2g} points."
+        )
     if steps:
         shots, per_real = steps[-1].shots.estimate, steps[-1].per_real.estimate
         images = f"{steps[-1].n} synthetic images per class"

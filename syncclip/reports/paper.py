@@ -102,6 +102,8 @@ def latex_table(frame: pd.DataFrame) -> str:
         lines.append([labels[configuration], *([("" if pd.isna(n) else str(n))] if synthetic else ()), *cells])
     head, *body = [" & ".join(line) + r" \\" for line in lines]
     n_text = ", n synthetic images per class" if synthetic else ""
+    if seeds := sorted({*frame["seeds"][frame["standard_error"].notna()]}):
+        n_text += rf"; mean $\pm$ standard error over {' or '.join(map(str, seeds))} seeds"
     caption = f"% booktabs; accuracy on {frame['split'].iloc[0]} images in per cent{n_text}"
     begin, end = rf"\begin{{tabular}}{{@{{}}l{'r' * (len(lines[0]) - 1)}@{{}}}}", r"\end{tabular}"
     return "\n".join([caption, begin, r"\toprule", head, r"\midrule", *body, r"\bottomrule", end, ""])

@@ -14,6 +14,7 @@ from rich.table import Table
 from syncclip import storage
 from syncclip.core import text
 from syncclip.core.text import MISSING, counted, thousands
+from syncclip.evaluation.baselines import BASELINE_NAMES, BASELINES
 from syncclip.evaluation.metrics import METRIC_HEADINGS, legend
 from syncclip.reports.configurations import Numbers, ReportConfiguration, ScorePoint
 from syncclip.reports.inputs import Inputs
@@ -232,27 +233,37 @@ def terminal_tables(inputs: Inputs, numbers: Numbers) -> list[Table]:
         scores = points.get(configuration.id, {})
         name = f"{configuration.id} at {n}" if (n := amounts.get(configuration.id)) else configuration.id
         rows.append([name, *(_mean(scores[metric][-1]) if metric in scores else None for metric in shown)])
+    for name, baseline in run_baselines(inputs).items():
+        cells = [None if (value := baseline.get(metric)) is None else f"{value:.1f}" for metric in shown]
+        rows.append([name, *cells])
     errors = "; mean ± standard error over seeds" if numbers.several_seeds else ""
     at = "; at: synthetic images per class" if synthetic else ""
     headings = [METRIC_HEADINGS[metric] for metric in shown]
     tables = [text.table(f"Scores in per cent{errors}{at}", ["", *headings], rows)]
     if pairs := [pair for pair in numbers.differences if pair.configuration == numbers.reference != pair.baseline]:
         shown = [metric for metric in _DIFFERENCES if any(pair.metric == metric for pair in pairs)]
-        cells: dict[str, dict[str, str]] = {}
+        differences: dict[str, dict[str, str]] = {}
         for pair in pairs:
-            cells.setdefault(pair.baseline.id, {})[pair.metric] = f"{pair.size} ({pair.interval})"
+            differences.setdefault(pair.baseline.id, {})[pair.metric] = f"{pair.size} ({pair.interval})"
         average = f"; mean over {pairs[0].images} images per class" if pairs[0].averaged_over else ""
         over = f" over seeds and {pairs[0].unit}" if pairs[0].unit else ""
         title = f"{pairs[0].configuration.id} minus baseline, points ({level} CI{over}){average}"
-        rows = [[name, *map(of.get, shown)] for name, of in cells.items()]
+        rows = [[name, *map(of.get, shown)] for name, of in differences.items()]
         tables.append(text.table(title, ["baseline", *(METRIC_HEADINGS[metric] for metric in shown)], rows))
     return tables
 
 
+def run_baselines(inputs: Inputs) -> dict[str, dict[str, float | None]]:
+    """Return the scores of a single run's baselines in per cent by baseline and metric; {} for other reports."""
+    scores = inputs.results.get("", {}).get(BASELINES) or {}
+    return {name: scores[key] for key, name in BASELINE_NAMES.items() if key in scores}
+
+
 def terminal_legend(numbers: Numbers) -> str:
-    """Explain the terms in the headings of `terminal_tables`; empty without scores."""
+    """Explain the configuration names and headings in `terminal_tables`; empty without scores."""
     shown = {metric for scores in numbers.points.values() for metric in scores if metric in _TERMINAL}
-    return legend(METRIC_HEADINGS[metric] for metric in shown)
+    labels = "; ".join(f"{each.id}: {each.label}" for each in numbers.configurations)
+    return "\n".join(filter(None, [labels, legend(METRIC_HEADINGS[metric] for metric in shown)]))
 
 
 def _mean(point: ScorePoint) -> str:

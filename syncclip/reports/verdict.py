@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from syncclip.core.text import counted, coverage, thousands
+from syncclip.core.text import counted, coverage, signed, thousands
 from syncclip.evaluation.metrics import METRIC_HEADINGS
 from syncclip.reports.configurations import Difference, Numbers, Points, ReportConfiguration
 from syncclip.reports.inputs import Inputs
+from syncclip.reports.table import run_baselines
 from syncclip.studies.outputs import FEW_SEEDS, DataEfficiency
 from syncclip.studies.statistics.power import EQUIVALENT, detectable, t_quantile
 
@@ -53,7 +54,7 @@ def verdict_on(inputs: Inputs, numbers: Numbers) -> Verdict:
             return judge(numbers.differences, numbers.points, numbers.reference, tested, inputs.data_efficiency)
         return Verdict("No run of this study is finished yet.", sentences=["Run the study again to resume it."])
     if inputs.kind == "run":
-        return _run_verdict(numbers)
+        return _run_verdict(numbers, run_baselines(inputs))
     if not inputs.images:
         return Verdict("No images have been generated yet.")
     images = f"{thousands(inputs.images)} synthetic image{'' if inputs.images == 1 else 's'}"
@@ -93,8 +94,13 @@ def judge(
     unit = f" over {lead.unit}" if lead.unit else ""
     images = f", mean over {lead.images} images per class" if lead.averaged_over else ""
     level = f"{coverage(lead.confidence_level)} CI{unit}"
-    interval = f"{METRIC_HEADINGS[lead.metric]} {lead.size} points, {level} {lead.interval}{images}"
-    sentences = [*_sentences(lead, effects, pairs, points), *_share(lead.metric, efficiency)]
+    over = f"{lead.configuration.label} vs. {_baseline(lead)}"
+    interval = f"{METRIC_HEADINGS[lead.metric]} {lead.size} points, {over}, {level} {lead.interval}{images}"
+    sentences = [
+        *_over_zero_shot(pairs, points),
+        *_sentences(lead, effects, pairs, points),
+        *_share(lead.metric, efficiency),
+    ]
     return Verdict(headline, interval, sentences, _cards(pairs), lead.metric)
 
 
@@ -118,6 +124,22 @@ def conclusion(low: float, high: float, confidence_level: float, tested: NovelCl
     return f"inconclusive: with {classes} only differences above {shown:.0f} points would show"
 
 
+def _baseline(pair: Difference) -> str:
+    label = pair.baseline.label.replace("Zero-shot", "zero-shot")
+    return f"{label} only" if pair.baseline.data == "real" else label
+
+
+def _over_zero_shot(pairs: Sequence[Difference], points: Points) -> list[str]:
+    """Report the differences in HM (all) to zero-shot CLIP by number of images, if both are measured."""
+    for pair in pairs:
+        zero = points.get(pair.baseline.id, {}).get("all_classes_hm") if pair.baseline.method == "zeroshot" else None
+        if zero and (series := points.get(pair.configuration.id, {}).get("all_classes_hm")):
+            gains = ", ".join(f"{signed(point.mean - zero[-1].mean)} ({point.n})" for point in series)
+            start = f"{METRIC_HEADINGS['all_classes_hm']} of {pair.configuration.label} minus {_baseline(pair)}"
+            return [f"{start} ({zero[-1].mean:.1f}\u00a0%), in points (synthetic images per class): {gains}."]
+    return []
+
+
 def _share(metric: str, efficiency: DataEfficiency | None) -> list[str]:
     """Report how much of the gap to the upper bound is closed by synthetic images, if computed."""
     closed = efficiency.gap_closed.get(metric) if efficiency is not None else None
@@ -127,8 +149,9 @@ def _share(metric: str, efficiency: DataEfficiency | None) -> list[str]:
     if closed.share is None:
         return [f"The share of {gap} that synthetic images close is undefined, because the gap is not significant."]
     share = closed.share
-    interval = f"{coverage(efficiency.confidence_level)} CI {share.low:.2f} to {share.high:.2f}".replace("-", "−")
-    return [f"Synthetic images close {share.estimate:.2f} of {gap}, {interval}."]
+    bounds = f"{100 * share.low:.0f} to {100 * share.high:.0f}\u00a0%".replace("-", "−")
+    interval = f"{coverage(efficiency.confidence_level)} CI {bounds}"
+    return [f"Synthetic images close {100 * share.estimate:.0f}\u00a0% of {gap}, {interval}."]
 
 
 def _without_baseline(reference: ReportConfiguration, points: Points, cards: list[Card]) -> Verdict:
@@ -149,8 +172,7 @@ def _sentences(
     average = "Averaged over" if lead.averaged_over else "With"
     images = f"{average} {lead.images} synthetic image{'' if lead.images == '1' else 's'} per class, " if shown else ""
     verb = {"gain": "beats", "loss": "is worse than"}.get(lead.kind, "does not differ significantly from")
-    baseline = f"{lead.baseline.label} only" if lead.baseline.data == "real" else lead.baseline.label
-    first = f"{images}{lead.configuration.short}{score} {verb} {baseline}, with {CANDIDATES[lead.metric]}."
+    first = f"{images}{lead.configuration.short}{score} {verb} {_baseline(lead)}, with {CANDIDATES[lead.metric]}."
     more = [(f"With {CANDIDATES[effect.metric]}, the difference is", effect) for effect in effects if effect != lead]
     harmonic = "all_classes_hm" if lead.metric == "all_classes_novel" else "hm"
     both = next((pair for pair in pairs if (pair.metric, pair.baseline) == (harmonic, lead.baseline)), None)
@@ -189,7 +211,7 @@ def _cards(pairs: Sequence[Difference]) -> list[Card]:
     return cards
 
 
-def _run_verdict(numbers: Numbers) -> Verdict:
+def _run_verdict(numbers: Numbers, baselines: Mapping[str, Mapping[str, float | None]]) -> Verdict:
     if not numbers.configurations:
         return Verdict("This run lacks results on base or novel classes.")
     configuration = numbers.configurations[0]
@@ -208,6 +230,10 @@ def _run_verdict(numbers: Numbers) -> Verdict:
         f"The harmonic mean is {scores['hm']:.1f}\u00a0% within split"
         + (f" and {all_classes:.1f}\u00a0% with all classes as candidates." if all_classes is not None else "."),
     ]
+    for name, levels in baselines.items():
+        measured = {METRIC_HEADINGS[key]: levels.get(key) for key in ("hm", "all_classes_hm")}
+        values = ", ".join(f"{heading} {level:.1f}\u00a0%" for heading, level in measured.items() if level is not None)
+        sentences.append(f"Baseline {name}: {values}.")
     return Verdict(
         f"{configuration.label}: {scores['base']:.1f}\u00a0% on base, {scores['novel']:.1f}\u00a0% on novel classes.",
         sentences=[" ".join(sentences)],

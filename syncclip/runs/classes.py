@@ -14,6 +14,7 @@ from syncclip.datasets import Dataset
 from syncclip.evaluation.predict import RESULTS
 from syncclip.methods import Method, build_method
 from syncclip.recipe.recipe import Recipe
+from syncclip.runs.data import require_inputs
 from syncclip.training.loop import load_prompts, read_prompts
 from syncclip.training.run_folder import PROMPTS, RECIPE, RECORD, RunFolder
 
@@ -104,6 +105,7 @@ def build_trained(recipe: Recipe, folder: RunFolder) -> tuple[Method, RunClasses
             f"({difference}); restore the original model, or set its path with `backbone` (--backbone)"
         )
     method = build_for(recipe, PromptedClip(backbone), classes)
+    require_inputs(recipe, folder)
     load_prompts(folder, method)
     return method, classes
 

@@ -10,9 +10,11 @@ from typing import Literal
 import numpy as np
 
 from syncclip import storage
+from syncclip.core.consent import code_files
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted, few, first_difference
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
+from syncclip.datasets.loading import image_files
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.runtime.tempdirs import temporary_folder
 from syncclip.shards.cache import ShardCache
@@ -22,7 +24,16 @@ from syncclip.shards.reader import ImageSet, ShardSet
 from syncclip.stream.sources import MixedSource
 from syncclip.stream.teacher import read_teacher
 from syncclip.synthetic_sets.imported import holds_set, read_set, require_content
+from syncclip.training.run_folder import Inputs, RunFolder, changed_inputs
 from syncclip.training.settings import MixedDataset, TrainingSettings
+
+CODE = "files of training.method"
+"""Key of a custom method's files in a run's inputs."""
+
+
+def images_key(split: str, dataset: str = "dataset.name") -> str:
+    """Return the key of a split's images in a run's inputs."""
+    return f"{split} images of {dataset}"
 
 
 class SetCache:
@@ -33,11 +44,41 @@ class SetCache:
         self.plan = cache(read_set)
         self.committed = cache(committed_shards)
         self.teacher = cache(read_teacher)
+        self.files = cache(_files_of)
         self._classnames = cache(lambda name: load_dataset(DatasetSettings.model_validate_json(name)).classnames)
 
     def classnames(self, dataset: DatasetSettings) -> list[str]:
         """Return the class names of a dataset, ordered by class id."""
         return self._classnames(dataset.model_dump_json())
+
+
+def _files_of(dataset: str) -> Inputs:
+    splits = image_files(DatasetSettings.model_validate_json(dataset))
+    return {split: (len(files), digest(files)) for split, files in splits.items()}
+
+
+def run_inputs(recipe: Recipe, sets: SetCache) -> Inputs:
+    """Return the number and checksum of the files of a run's custom method, and of each split of its custom data."""
+    method, training = recipe.training.method, recipe.training
+    files = code_files(method) if ":" in method else {}
+    inputs: Inputs = {CODE: (len(files), digest(files))} if files else {}
+    datasets = {"dataset.name": recipe.dataset}
+    for number, mixed in enumerate(training.real if training.data != "synthetic" else []):
+        datasets[f"training.real[{number}]"] = recipe.dataset.model_copy(update={"name": mixed.url, "root": None})
+    for key, dataset in datasets.items():
+        inputs |= {images_key(split, key): value for split, value in sets.files(dataset.model_dump_json()).items()}
+    return inputs
+
+
+def require_inputs(recipe: Recipe, folder: RunFolder, *splits: str) -> None:
+    """Raise a `UserError` if a run's custom code, or the given splits of its dataset, have changed since training."""
+    keys = {CODE, *map(images_key, splits)}
+    recorded = {key: value for key, value in folder.inputs.items() if key in keys}
+    if recorded and (changed := changed_inputs(recorded, run_inputs(recipe, SetCache()))):
+        raise UserError(
+            f"{folder.url}: the inputs have changed since the training ({', '.join(changed)}); restore the files, or "
+            "train again in a different folder"
+        )
 
 
 def synthetic_part(recipe: Recipe, url: str, sets: SetCache) -> tuple[int, str]:

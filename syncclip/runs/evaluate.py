@@ -29,6 +29,7 @@ from syncclip.runs.build import (
     zero_shot_baseline,
 )
 from syncclip.runs.classes import CLASSES, carry_over, describe, read_classes
+from syncclip.runs.data import require_inputs
 from syncclip.runtime.progress import print_message
 from syncclip.runtime.ray_session import capacity, ray_session, unwrapped
 from syncclip.storage.documents import CONTENTS
@@ -71,6 +72,7 @@ def score(
 ) -> dict[str, Any]:
     """Evaluate a finished run on its own dataset, and write the results to the run folder."""
     parts = build_parts(recipe, cache)
+    require_inputs(recipe, folder, recipe.evaluation.split, *(["val"] if recipe.evaluation.calibrate else []))
     load_prompts(folder, parts.method)
     parts = calibrated(recipe, parts)
     classes = describe(recipe, parts.dataset, parts.backbone, parts.temperature)
@@ -92,6 +94,7 @@ def transfer(
     """
     transferred = recipe.model_copy(update={"dataset": other})
     parts = build_parts(transferred, cache)
+    require_inputs(recipe, folder)
     carry_over(recipe, folder, parts.method, f"those of {parts.dataset.name!r}")
     parts = replace(parts, temperature=read_classes(folder).temperature)
     return _evaluate(transferred, folder, parts, other.name, workers, cache)

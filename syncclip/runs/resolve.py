@@ -12,7 +12,7 @@ from syncclip.core.trust import remember
 from syncclip.datasets import load_dataset
 from syncclip.datasets.loading import is_dataset_name
 from syncclip.recipe.recipe import Recipe, digest
-from syncclip.runs.data import SetCache, synthetic_part, teacher_part
+from syncclip.runs.data import SetCache, run_inputs, synthetic_part, teacher_part
 from syncclip.storage.hub import NAME, PREFIX, download, pinned
 from syncclip.storage.urls import absolute, home_path
 from syncclip.training.run_folder import PROMPTS, RECIPE, RECORD, RunFolder
@@ -34,7 +34,7 @@ def finished_run(run: str, overrides: Sequence[str] = ()) -> tuple[Recipe, RunFo
     record = RunFolder(run, "", "").record()
     if record is None:
         raise UserError(f"{run}: run.json is missing; copy the run again, or train it again in a different folder")
-    folder = RunFolder(run, record.name, record.recipe_hash)
+    folder = RunFolder(run, record.name, record.recipe_hash, inputs=record.inputs)
     storage.read_verified(recipe, folder.owner)  # raises if the recipe belongs to a different run
     return Recipe.load(recipe, overrides, own=False), folder
 
@@ -113,7 +113,7 @@ def resolve_run(recipe: Recipe, out: str | None = None, sets: SetCache | None = 
     name = "-".join(str(part) for part in parts if part is not None)
     run_hash = digest([recipe.hash, identity])
     url = absolute(out or storage.join(recipe.folder, "runs", f"{name}-{run_hash[:8]}"))
-    return recipe, RunFolder(url, name, run_hash, recipe.to_yaml())
+    return recipe, RunFolder(url, name, run_hash, recipe.to_yaml(), run_inputs(recipe, sets))
 
 
 def _with_sets(recipe: Recipe, out: str | None, sets: SetCache) -> tuple[Recipe, str]:
@@ -150,7 +150,7 @@ def _with_teacher(recipe: Recipe, identity: str, sets: SetCache) -> tuple[Recipe
 
 def to_spec(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
     """Convert a resolved run to serialisable data for another process (see `from_spec`)."""
-    location = {"url": folder.url, "name": folder.name, "hash": folder.recipe_hash}
+    location = {"url": folder.url, "name": folder.name, "hash": folder.recipe_hash, "inputs": folder.inputs}
     return {"recipe": recipe.model_dump(mode="json"), **location}
 
 
@@ -162,7 +162,7 @@ def from_spec(spec: Mapping[str, Any]) -> tuple[Recipe, RunFolder]:
     """
     recipe = Recipe().with_values(spec["recipe"], "the recipe on a worker")
     storage.configure(recipe.storage.options)
-    return recipe, RunFolder(spec["url"], spec["name"], spec["hash"], recipe.to_yaml())
+    return recipe, RunFolder(spec["url"], spec["name"], spec["hash"], recipe.to_yaml(), spec["inputs"])
 
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:

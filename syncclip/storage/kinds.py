@@ -20,6 +20,9 @@ KINDS = {
 }
 """Marker file -> kind of folder, and a command that reads it."""
 
+MAX_SEARCHED = 100
+"""Maximum number of subfolders to search for a suitable folder."""
+
 
 def kind_of(url: str) -> tuple[str, str] | None:
     """Return the kind of a folder and a command that reads it, such as ("a run", "evaluate"); None if it has none."""
@@ -44,11 +47,15 @@ def wrong_folder(url: str, expected: str, missing: str) -> UserError:
     """Return the error for a folder that is not `expected`, such as "a run", with the folder's kind and its command.
 
     Args:
-        missing: "problem; fix" for a folder that no command wrote.
+        missing: "problem; fix" for a folder that no command wrote; a suitable subfolder is appended.
     """
     if kind := kind_of(url):
         return UserError(f"{url} is {kind[0]}, not {expected}; use `syncclip {kind[1]} {url}`, or another folder")
     if is_local(url) and not local_path(url).exists():
         problem, _, fix = missing.partition("; ")
         return UserError(f"{url}: {problem}, because the folder does not exist; {fix}")
+    for name in sorted(listdir(url))[:MAX_SEARCHED] if is_local(url) and local_path(url).is_dir() else ():
+        for inner in (f"{url.rstrip('/')}/{name}", f"{url.rstrip('/')}/{name}/study"):
+            if (kind := kind_of(inner)) and kind[0].removeprefix("a ") in expected:
+                return UserError(f"{url}: {missing}; {inner} is {kind[0]}")
     return UserError(f"{url}: {missing}")

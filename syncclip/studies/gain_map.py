@@ -18,7 +18,7 @@ from syncclip.evaluation.metrics import METRICS, Number
 from syncclip.recipe.study import Configuration, StudySettings
 from syncclip.studies import analysis
 from syncclip.studies.analysis import Evidence
-from syncclip.studies.statistics.bootstrap import Floats, Interval, Resampled, differences, interval
+from syncclip.studies.statistics.bootstrap import DIFFERENCE, Floats, Interval, Resampled, differences, interval
 from syncclip.studies.statistics.power import EQUIVALENT
 
 Over = Literal["real", "zero-shot", "named", ""]
@@ -213,14 +213,16 @@ def _line(x: Floats, gains: Floats, resamples: Floats, settings: StudySettings) 
     fit = np.linalg.pinv(np.stack([np.ones_like(x), x], axis=1))
     (offset, slope), drawn = fit @ gains, fit @ resamples
     grid = np.linspace(x.min(), x.max(), GRID)
-    edge = (1 - settings.confidence_level) / 2
+    level = settings.confidence_level
+    edge = (1 - level) / 2
     values = drawn[0, :, None] + drawn[1, :, None] * grid
     low, high = np.quantile(values, [edge, 1 - edge], axis=0, method="inverted_cdf")
     crossing = -offset / slope if slope else math.nan
     return {
-        "slope": interval(slope, drawn[1], settings.confidence_level),
+        "slope": interval(slope, drawn[1], level),
         "ends": tuple(
-            interval(offset + slope * grid[end], values[:, end], settings.confidence_level) for end in (0, -1)
+            interval(offset + slope * grid[end], values[:, end], settings.confidence_level, DIFFERENCE)
+            for end in (0, -1)
         ),
         "crossing": float(crossing) if grid[0] <= crossing <= grid[-1] else None,
         "gain_range": _range(grid[low > 0]),

@@ -321,6 +321,7 @@ def recompute(url: str) -> Recomputed:
         pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(),
         [],
         None,
+        None,
         [*(f"{tag}/{message}" for tag, each in studies.items() for message in each.differ), *differ],
         numbers + sum(each.numbers for each in studies.values()),
     )

@@ -26,7 +26,7 @@ from syncclip.storage.urls import absolute
 from syncclip.studies import outputs, predictions
 from syncclip.studies.analysis import Evidence, origin
 from syncclip.studies.gain_prediction import METRIC, SMALL, ExpectedGain
-from syncclip.studies.statistics.bootstrap import Floats, Interval, interval
+from syncclip.studies.statistics.bootstrap import DIFFERENCE, Floats, Interval, interval
 
 MOST_IMAGES = 4
 """Maximum number of synthetic images per class in a pilot; the report of a larger study answers the question itself."""
@@ -130,7 +130,7 @@ def read_pilot(url: str, recipe: Recipe | None = None) -> Pilot:
     limit = REACH * amounts[-1]
     reason = no_extrapolation(evidence, reference)
     additional = None if reason else extrapolate(amounts, gains, resampled, limit, settings.confidence_level)
-    measured = interval(gains[-1], resampled[-1], settings.confidence_level)
+    measured = interval(gains[-1], resampled[-1], settings.confidence_level, DIFFERENCE)
     return Pilot(
         url,
         split,

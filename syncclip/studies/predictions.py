@@ -102,6 +102,7 @@ class Recomputed:
 
     Attributes:
         means: one row per configuration and number of images, with the number of seeds and the mean of each metric.
+        fits: fitted curves; None for a study with several pretrained tags.
         data_efficiency: data efficiency; None for a study with several pretrained tags.
         differ: one message per value that differs from the study's files.
         numbers: number of values that were compared.
@@ -109,6 +110,7 @@ class Recomputed:
 
     means: pd.DataFrame
     comparisons: list[outputs.Comparison]
+    fits: outputs.Fits | None
     data_efficiency: outputs.DataEfficiency | None
     differ: list[str]
     numbers: int
@@ -166,7 +168,7 @@ def recompute(url: str) -> Recomputed:
     numbers, differ = compare(pairs)
     groups = table.groupby(keys[:2], sort=False, dropna=False)
     means = groups[[*METRICS]].mean().assign(seeds=groups.size()).reset_index()
-    return Recomputed(means, comparisons, efficiency, differ, numbers)
+    return Recomputed(means, comparisons, fits, efficiency, differ, numbers)
 
 
 def compare(documents: Mapping[str, tuple[Any, Any]]) -> tuple[int, list[str]]:

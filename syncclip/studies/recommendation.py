@@ -15,7 +15,7 @@ from syncclip.studies import analysis, outputs
 from syncclip.studies.gain_prediction import METRIC
 from syncclip.studies.pilot import REACH
 from syncclip.studies.results import read_source
-from syncclip.studies.statistics.bootstrap import Interval, interval
+from syncclip.studies.statistics.bootstrap import ACCURACY, Interval, interval
 from syncclip.studies.statistics.scaling_fit import MIN_AMOUNTS, fit_curve, fit_power_law
 
 TRENDS = {"flat": "the accuracy has no significant trend", "rises": "the accuracy falls with more images"}
@@ -108,7 +108,7 @@ def recommend(folder: str, accuracy: float, metric: str = METRIC, configuration:
         money = images / rate / 3600 * (recipe.synthesis.num_gpus or 1) * prices.price
         cost += f", {money:,.2f} {prices.currency}"
     measured = {
-        at: interval(100 - error, 100 - errors, level)
+        at: interval(100 - error, 100 - errors, level, ACCURACY)
         for at, error, errors in zip(series.amounts, series.means, series.resamples.T, strict=True)
     }
     seeds = len(evidence.seeds(point for each in used if each.name == name for point in evidence.points(each)))

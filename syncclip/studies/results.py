@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,25 +18,30 @@ from syncclip.recipe.overrides import as_override
 from syncclip.recipe.recipe import NO_TRACE, Recipe
 from syncclip.recipe.study import Configuration
 from syncclip.runs.classes import read_classes
+from syncclip.runs.data import CODE, images_key
 from syncclip.runs.resolve import finished_run
 from syncclip.storage.urls import absolute
 from syncclip.studies import outputs, predictions
 from syncclip.studies.analysis import Evidence, Point, gather
 from syncclip.studies.grid import Cell
 from syncclip.studies.levels_state import read_state
-from syncclip.studies.statistics.bootstrap import Interval, Resampled, differences, interval
-from syncclip.training.run_folder import RECORD
+from syncclip.studies.statistics.bootstrap import ACCURACY, Interval, Resampled, differences, interval
+from syncclip.training.run_folder import RECORD, Inputs
 
 
 @dataclass(frozen=True)
 class Source:
-    """Outcomes of a study or training; `test_images` contains properties that identify the test images."""
+    """Outcomes of a study or training; `test_images` contains properties that identify the test images.
+
+    `inputs` contains the number and checksum of the files of a training's custom method and data.
+    """
 
     url: str
     kind: Literal["study", "training"]
     recipe: Recipe
     evidence: Evidence
     test_images: Mapping[str, Any]
+    inputs: Inputs
 
     @property
     def points(self) -> list[Point]:
@@ -59,6 +64,7 @@ def read_source(folder: str, finished: bool = False) -> Source:
     if (levels := read_state(url)) is not None:
         raise UserError(f"{url}: the study has several pretrained tags; pass a subfolder: {url}/{levels.pretrained[0]}")
     kind: Literal["study", "training"] = "study"
+    inputs: Inputs = {}
     if storage.exists(storage.join(url, outputs.STATE)):
         about = outputs.read_json(storage.join(url, outputs.STATE))
         if finished:
@@ -66,6 +72,7 @@ def read_source(folder: str, finished: bool = False) -> Source:
         recipe, evidence, _ = predictions.read_study(url)
     elif storage.exists(storage.join(url, RECORD)):
         (recipe, run), kind = finished_run(url), "training"
+        inputs = run.inputs
         about = read_classes(run).model_dump() | read_results(run.path(RESULTS), run.owner)
         configuration = Configuration(method=recipe.training.method, data=recipe.training.data)
         n = recipe.training.images_per_class if configuration.synthetic else None
@@ -79,7 +86,8 @@ def read_source(folder: str, finished: bool = False) -> Source:
     images = {key: about[key] for key in ("dataset", "split", "classnames")}
     images |= {"split_seed": recipe.dataset.split_seed, "resize": recipe.dataset.resize}
     images["labels"] = [part.label.tolist() for part in next(iter(evidence.cells.values()))]
-    return Source(url, kind, recipe, evidence, images)
+    images["files"] = [inputs.get(images_key(about["split"]))]
+    return Source(url, kind, recipe, evidence, images, inputs)
 
 
 def results(folder: str) -> pd.DataFrame:
@@ -115,7 +123,7 @@ def accuracies(source: Source, point: Point, resampled: Resampled) -> Iterator[d
     """Yield the rows of `results` at a point, by metric."""
     (configuration, n), level = point, source.recipe.study.confidence_level
     for metric, (of_seeds, values) in resampled.items():
-        bounds, seeds = interval(of_seeds.mean(), values, level), len(of_seeds)
+        bounds, seeds = interval(of_seeds.mean(), values, level, ACCURACY), len(of_seeds)
         yield {
             **{key: source.test_images[key] for key in ("dataset", "split")},
             "configuration": configuration.name,
@@ -170,7 +178,7 @@ def compare(*folders: str) -> pd.DataFrame:
     shared = [key for key in aligned[0] if all(key in points for points in aligned)]
     if not shared:
         raise UserError("the studies share no configuration at the same number of images; set the same `name` in both")
-    settings = _differing_settings(sources)
+    settings = _differing_settings(sources, {key[0] for key in shared if key})
     different = [_different_images(sources[0], source) for source in sources]
     resamples, level, rows = sources[0].recipe.study.resamples, sources[0].recipe.study.confidence_level, []
     for key in shared:
@@ -193,18 +201,19 @@ def compare(*folders: str) -> pd.DataFrame:
     return frame.sort_values("metric", key=lambda names: names.map(METRICS.index), kind="stable", ignore_index=True)
 
 
-def _differing_settings(sources: Sequence[Source]) -> list[str]:
+def _differing_settings(sources: Sequence[Source], names: Collection[str]) -> list[str]:
     """Return the settings in which sources differ, as one override per line.
 
-    Settings in other columns (method, data, number of images), and settings that affect no results, are omitted.
+    Settings in other columns (method, data, number of images), and settings that affect no results, are omitted, as are
+    overrides of a study's configurations without results in `names`.
     """
-    used = [dict(_settings(source)) for source in sources]
+    used = [dict(_settings(source, names)) for source in sources]
     keys = dict.fromkeys(key for values in used for key in values)
     differing = [key for key in keys if len({json.dumps(values[key]) for values in used if key in values}) > 1]
     return ["\n".join(as_override(key, each[key], Recipe) for key in differing if key in each) for each in used]
 
 
-def _settings(source: Source) -> Iterator[tuple[str, Any]]:
+def _settings(source: Source, names: Collection[str]) -> Iterator[tuple[str, Any]]:
     """Yield the key and value of each setting that affects results, with those of the methods in use."""
     recipe, omitted = source.recipe, {*NO_TRACE, "method", "data", "images_per_class"} - {"synthetic", "teacher"}
     methods = dict.fromkeys(each.method for each in source.evidence.configurations if each.trained)
@@ -213,19 +222,23 @@ def _settings(source: Source) -> Iterator[tuple[str, Any]]:
     for name in methods:
         key = name if name in type(recipe.methods).model_fields else "custom"
         sections[f"methods.{key}"] = recipe.methods.of(name)
+    if CODE in source.inputs:
+        yield CODE, source.inputs[CODE][1]
     values = [(name, section.model_dump(mode="json")) for name, section in sections.items()]
     for key, value in values:  # grows by the content of sections
         if isinstance(value, dict):
             values.extend((f"{key}.{name}", inner) for name, inner in value.items())
         elif key.removeprefix("training.") not in omitted:
             yield key, value
-    for position, configuration in enumerate(recipe.study.configurations if source.kind == "study" else []):
-        yield f"study.configurations.{position}.overrides", configuration.overrides
+    for configuration in recipe.study.configurations if source.kind == "study" else []:
+        if any(each.name in names for each in configuration.evaluated.values()):
+            yield f"{configuration.name}.overrides", configuration.overrides
 
 
 def _different_images(first: Source, other: Source) -> str:
     """Describe the first property in which the test images of two sources differ; "" if they are the same."""
     for name, value in first.test_images.items():
-        if value != (theirs := other.test_images[name]):
+        theirs = other.test_images[name]
+        if value != theirs and [None] not in (value, theirs):  # unknown in older records and in studies
             return f"different test images ({name}{'' if isinstance(value, list) else f': {value} and {theirs}'})"
     return ""

@@ -230,14 +230,14 @@ def _generate(job: _Job, located: Located, show: bool, observe: Observer | None)
             check_capacity(job.pool, plan.threads)
             generating = True
             if line is not None:
-                line.begin("loading weights and generating the first shards")
+                line.begin(f"loading weights and generating the first shards of {plan.dataset}")
             for report in _reports(job, worker):
                 images = job.images[report.shard]
                 status.count(report, images)
                 metrics.count(report, images)
                 if line is not None:
                     line.rate = status.rate
-                    line.update(0 if report.error else images, **status.facts())
+                    line.update(0 if report.error else images, dataset=plan.dataset, **status.facts())
                 if observe is not None:
                     observe(status)
                 if not report.error:

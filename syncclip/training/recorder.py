@@ -63,6 +63,7 @@ def open_run(
         total_steps=total_steps,
         workers=workers,
         versions=versions(),
+        inputs=run.inputs,
         notes=earlier.notes if earlier is not None else [],
     )
     if warning is not None and warning not in record.notes:

@@ -8,7 +8,7 @@ import json
 import os
 import platform
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, Any, Literal
 
 from pydantic import BaseModel
@@ -28,6 +28,10 @@ DECIDING = ("dataset.", "backbone.", "methods.", "training.")
 """Prefixes of settings that identify a run."""
 
 
+Inputs = dict[str, tuple[int, str]]
+"""Number and checksum of the files of a custom method and of each split of custom data, keyed by description."""
+
+
 class RunRecord(BaseModel):
     """Contents of `run.json`. All fields except timings are determined by the recipe and the package versions."""
 
@@ -39,6 +43,7 @@ class RunRecord(BaseModel):
     total_steps: int = 0
     workers: int = 1
     versions: dict[str, str] = {}
+    inputs: Inputs = {}
     logs: dict[str, str] = {}  # SHA-256 of metrics.jsonl and TensorBoard event files by name, once finished
     origin: str | None = None  # checkpoint from which the prompts were imported
     notes: list[str] = []  # events, such as a resumption or a damaged checkpoint
@@ -54,12 +59,13 @@ class RunRecord(BaseModel):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run's path or URL and its recipe; `recipe_text` is the resolved recipe as YAML."""
+    """A run's path or URL, its recipe and its inputs; `recipe_text` is the resolved recipe as YAML."""
 
     url: str
     name: str
     recipe_hash: str
     recipe_text: str = ""
+    inputs: Inputs = field(default_factory=dict)
 
     @property
     def owner(self) -> str:
@@ -82,13 +88,20 @@ class RunFolder:
         """Return the record of an earlier attempt at this run, or None for a new run, without writing to the folder.
 
         Raises:
-            UserError: the folder contains a run with a different recipe, unless that run failed before its first step.
+            UserError: the folder contains a run with a different recipe or different inputs, unless that run failed
+                before its first step.
         """
         record = self.record()
-        if record is None or record.recipe_hash == self.recipe_hash:
+        changed = [] if record is None else changed_inputs(record.inputs, self.inputs)
+        if record is None or (record.recipe_hash == self.recipe_hash and not changed):
             return record
         if record.status == "failed" and not record.total_steps:
             return None
+        if record.recipe_hash == self.recipe_hash:
+            raise UserError(
+                f"{self.url} contains run '{record.name}', but its inputs have changed ({', '.join(changed)}); "
+                "restore the files, choose a different folder, or remove this one"
+            )
         raise UserError(
             f"{self.url} contains run '{record.name}' of recipe {record.recipe_hash[:12]}, but this is run "
             f"'{self.name}' of recipe {self.recipe_hash[:12]}{self._changes()}; "
@@ -115,6 +128,17 @@ class RunFolder:
         differing = differences(storage.read_verified(path).decode(), self.recipe_text)
         changes = [change for change in differing if change.startswith(DECIDING)]
         return f" ({', '.join(changes[:5])}{', ...' if len(changes) > 5 else ''})" if changes else ""
+
+
+def changed_inputs(before: Inputs, now: Inputs) -> list[str]:
+    """Describe the inputs that have changed; inputs missing on one side, as in older records, are ignored."""
+    return [
+        f"{key}: {before[key][0]} -> {count} ({count - before[key][0]:+d})"
+        if count != before[key][0]
+        else f"{key}: modified"
+        for key, (count, checksum) in now.items()
+        if before.get(key, (count, checksum)) != (count, checksum)
+    ]
 
 
 def versions() -> dict[str, str]:

@@ -279,6 +279,8 @@ def test_output_is_the_same_in_every_locale(variables: dict[str, str]) -> None:
     ("arguments", "hint"),
     [
         (["train", "icons", "--epochs", "2"], "use training.epochs=VALUE; see `syncclip train --help`"),
+        (["synth", "icons", "--images_per_class", "2"], "use synthesis.images_per_class=VALUE; see `syncclip synth"),
+        (["synth", "icons", "--epochs", "2"], "no such option: --epochs; see `syncclip synth --help`"),
         (["train", "icons", "--lr", "2"], "use methods.syncclip.learning_rate=VALUE; see `syncclip train --help`"),
         (["train", "icons", "--xyz"], "no such option: --xyz; see `syncclip train --help`"),
         (["train"], "missing argument 'RECIPE'; see `syncclip train --help`"),
@@ -291,6 +293,23 @@ def test_the_error_contains_the_intended_setting_or_name(
     capsys: pytest.CaptureFixture[str], arguments: list[str], hint: str
 ) -> None:
     assert hint in Outcome(capsys, *arguments).error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ignored"),
+    [
+        (["synth", "travl", "training.epochs=2", "synthesis.steps=3", "methods.tip.views=2"], "synth"),
+        (["submit", "synth", "travl", "training.epochs=2", "methods.tip.views=2"], "synth"),
+        (["train", "travl", "synthesis.steps=2", "training.epochs=2", "study.seeds=[1]"], "train"),
+        (["study", "travl", "synthesis.steps=2", "training.epochs=2"], ""),
+    ],
+)
+def test_overrides_without_effect_on_the_command_are_reported(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], ignored: str
+) -> None:
+    keys = {"synth": "training.epochs, methods.tip.views", "train": "synthesis.steps, study.seeds"}
+    warning = f"warning: `{ignored}` ignores {keys[ignored]}\n" if ignored else ""
+    assert Outcome(capsys, *arguments).err.startswith(f"{warning}syncclip: unknown recipe 'travl'")
 
 
 @pytest.mark.parametrize(

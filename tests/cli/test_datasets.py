@@ -153,6 +153,6 @@ def test_warnings_are_reported_and_are_no_errors(capsys: pytest.CaptureFixture[s
         lines = (outcome.out + outcome.err).splitlines()
         assert sum(line.startswith(f"{prefix}warning: test: only 13 images") for line in lines) == 1
         assert sum(line.startswith(f"{prefix}warning: 1 image is in more than one split: ") for line in lines) == 1
-        assert sum(line.startswith(f"{prefix}power: with 3 novel classes") for line in lines) == 1
+        assert sum(line.startswith(f"{prefix}power: with 3 novel classes, 5 seeds") for line in lines) == 1
         assert sum("train: 1 of 25 checked images cannot be read" in line for line in lines) == 1
         assert outcome.status == (1 if prefix != "init: " else 0)

@@ -11,7 +11,9 @@ from syncclip import jobs
 from syncclip.cli.init import write_first_recipe
 from syncclip.datasets import SPLITS, Dataset, DatasetSettings, load_dataset
 from syncclip.recipe.recipe import Recipe
+from syncclip.studies.gain_prediction import installed_map
 from tests.conftest import TinyWorld
+from tests.worlds.dataset import folder_of_folders
 
 
 def export_dataset(dataset: Dataset, folder: Path) -> Path:
@@ -42,3 +44,13 @@ def test_exported_images_have_the_accuracy_of_the_original_dataset(
     before = jobs.run_here(recipe, str(tmp_path / "before")).results
     after = jobs.run_here(recipe.model_copy(update={"dataset": own}), str(tmp_path / "after")).results
     assert {**after, "run": before["run"]} == before
+
+
+@pytest.mark.parametrize("photographs", [False, True])
+def test_first_recipe_contains_every_method_that_can_be_recommended(tmp_path: Path, photographs: bool) -> None:
+    folder = folder_of_folders(tmp_path / "mine", per_class=4)
+    path = write_first_recipe(str(folder), out=str(tmp_path / "first.yaml"), photographs=photographs)
+    predicted = installed_map()
+    assert predicted is not None
+    names = {*predicted["configuration"].str.partition("@")[0], *predicted["real_only"]}
+    assert names <= {each.name for each in Recipe.load(path).study.configurations}

@@ -11,6 +11,7 @@ import pytest
 
 from syncclip import jobs, storage
 from syncclip.recipe.recipe import Recipe
+from syncclip.runtime.progress import print_message
 from tests.cli.test_app import Outcome
 from tests.conftest import TinyWorld
 from tests.worlds.language import build_language_model
@@ -57,6 +58,15 @@ def test_a_finished_study_is_not_repeated(
     second = Outcome(capsys, *arguments)
     assert second.status == 0, second.err
     assert "syncclip-both" in second.out
+
+    monkeypatch.setattr("syncclip.cli.render.show_report", lambda _: print_message("the report"))
+    third = Outcome(capsys, *arguments)
+    assert third.err.index("chance: ") < third.err.index("the report"), "warnings precede the results"
+
+
+def test_the_demo_ends_with_the_next_step(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("syncclip.cli.jobs.study", lambda *_: None)
+    assert "`syncclip assess travel`" in Outcome(capsys, "demo").out
 
 
 def test_tune_shows_overrides_warnings_and_the_next_command(
@@ -175,7 +185,6 @@ def test_a_run_is_evaluated_on_another_dataset(
         ("synthesis.generator.pipeline=/no/such/folder", "/no/such/folder"),
         ("dataset.name=icns", "did you mean 'icons'"),
         ("dataset.name=/no/such/folder", "/no/such/folder"),
-        ("training.method=synclip", "did you mean 'syncclip'"),
         ("synthesis.actors=4096", "4,096 actors"),
     ],
 )

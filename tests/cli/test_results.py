@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 from syncclip.core.manifest import MANIFEST
 from syncclip.core.text import table
 from syncclip.reports.page import StudyReport
+from syncclip.studies.recommendation import Recommendation
+from syncclip.studies.statistics.bootstrap import Interval
 from tests.cli.test_app import Outcome
 from tests.studies.predicted import write_study, write_training
 
@@ -130,3 +133,26 @@ def test_report_also_writes_figures_and_a_table(
 def test_figures_in_other_formats_are_a_user_error(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     outcome = Outcome(capsys, "report", str(tmp_path), "--figures", "doc")
     assert outcome.status == 2 and "'doc' is not one of 'pdf', 'svg'" in outcome.err
+
+
+def test_missing_format_of_figures_is_an_error_with_the_formats(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    error = Outcome(capsys, "report", str(tmp_path), "--figures").error
+    assert "option '--figures' requires an argument: --figures pdf|svg; see" in error
+
+
+@pytest.mark.parametrize(
+    ("seeds", "advice", "other"), [(3, "study.seeds=[1,2,3,4,5]", "more classes"), (4, "more classes", "study.seeds")]
+)
+def test_more_seeds_are_recommended_before_more_classes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, seeds: int, advice: str, other: str
+) -> None:
+    measured = {1: Interval(50, 40, 60), 64: Interval(60, 50, 70)}
+    unreachable = Interval(16, 4, math.inf)
+    recommendation = Recommendation(
+        "syncclip-both", "novel", "val", measured, unreachable, "", (), seeds, 128, "", 0.95
+    )
+    monkeypatch.setattr("syncclip.recommend", lambda *_: recommendation)
+    words = " ".join(Outcome(capsys, "recommend", "study", "--accuracy", "55").out.split())
+    assert advice in words and other not in words

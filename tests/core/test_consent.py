@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from syncclip.core.consent import changed_file, has_consent, record_consent
+from syncclip.core.consent import changed_file, code_files, has_consent, record_consent
 from syncclip.core.session import current
 from syncclip.core.settings import UserError
 from syncclip.core.trust import module_of, remember, require_trust, trust, trusted
@@ -167,3 +167,27 @@ def test_accepted_code_is_trusted_in_the_session_and_not_from_a_results_folder(p
     sys.path.remove(os.fspath(project))
     with replace(current().copy(), trusted={}), pytest.raises(UserError, match="is custom code"):
         require_trust(NAME)
+
+
+@pytest.mark.parametrize(
+    ("statement", "files"),
+    [
+        ("import other", set()),
+        ("import consenthelper as other", {"consenthelper"}),
+        ("from consenthelper import number", {"consenthelper"}),
+        ("from . import beside", {"consentpackage.beside"}),
+        ("from .beside import number", {"consentpackage.beside"}),
+        ("import consentpackage.beside", {"consentpackage.beside"}),
+        ("def lazy():\n    from consentpackage import beside", {"consentpackage.beside"}),
+    ],
+)
+def test_files_of_custom_code_are_those_that_it_imports(project: Path, statement: str, files: set[str]) -> None:
+    (project / "consentpackage" / "beside.py").touch()
+    (project / "consentpackage" / "way.py").write_text(f"{statement}\nclass Way: pass\n")
+    assert code_files(NAME).keys() == {"consentpackage", "consentpackage.way"} | files
+
+
+def test_files_of_an_installed_package_are_its_own(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = project.rename(project.with_name("site-packages"))
+    monkeypatch.setattr(sys.modules["consentpackage.way"], "__file__", str(installed / "consentpackage" / "way.py"))
+    assert code_files(NAME).keys() == {"consentpackage", "consentpackage.way"}

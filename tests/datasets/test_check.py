@@ -49,7 +49,10 @@ def test_unreadable_images_are_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"broken", b"", None], ids=["replaced", "empty", "truncated"])
-def test_a_sample_of_the_images_is_decoded(tmp_path: Path, content: bytes | None) -> None:
+def test_a_sample_of_the_images_of_a_large_dataset_is_decoded(
+    tmp_path: Path, content: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "MOST_DECODED", 50)
     folder = folder_of_folders(tmp_path, per_class=40)
     result = check(str(folder), None)
     assert (result.problems, result.decoded, result.state) == ([], 96, "OK; decoded 96 of 240 images")
@@ -61,6 +64,20 @@ def test_a_sample_of_the_images_is_decoded(tmp_path: Path, content: bytes | None
     assert [problem.partition(" cannot")[0] for problem in result.problems] == [
         f"{split}: 32 of 32 checked images" for split in ("train", "val", "test")
     ]
+
+
+def test_all_images_of_a_small_dataset_are_decoded(tmp_path: Path) -> None:
+    folder = folder_of_folders(tmp_path, splits={"train": 40, "val": 40, "test": 40})
+    assert check(str(folder), None).state == "OK"
+    sorted((folder / "test" / "red_circle").iterdir())[17].write_bytes(b"broken")
+    (problem,) = check(str(folder), None).problems
+    assert problem.startswith("test: 1 of 240 checked images cannot be read: ")
+
+
+def test_test_images_are_decoded_before_those_of_other_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = folder_of_folders(tmp_path, splits={"train": 40, "val": 40, "test": 40})
+    monkeypatch.setattr(checks, "MOST_DECODED", 300)
+    assert check(str(folder), None).decoded == 240 + 32 + 32
 
 
 def test_the_full_training_split_of_a_packed_dataset_is_counted(miniatures: Miniatures, tmp_path: Path) -> None:

@@ -31,6 +31,15 @@ def test_custom_method_is_labelled_with_its_class() -> None:
     assert (configuration.label, configuration.short) == ("Mine on real images", "Mine real only")
 
 
+def test_short_labels_name_the_training_data() -> None:
+    names = [(f"classmeans-{data}", "classmeans", data) for data in ("real", "synthetic", "both")]
+    assert [each.short for each in describe_configurations(names)] == [
+        "Class means real only",
+        "Class means synthetic only",
+        "Class means real + synthetic",
+    ]
+
+
 def test_label_contains_a_custom_name() -> None:
     configurations = describe_configurations(
         [("syncclip-both", "syncclip", "both"), ("syncclip-both-unfiltered", "syncclip", "both")]
@@ -51,3 +60,10 @@ def test_average_difference_takes_precedence_over_the_largest_number_of_images()
     (largest,) = differences(single, configurations)
     (average,) = differences([*single, row(None, 3.0, 1, 64)], configurations)
     assert (largest.difference, largest.images, average.difference, average.images) == (4, "64", 3, "1 to 64")
+
+
+def test_up_to_eight_configurations_have_distinct_colours() -> None:
+    """The configurations of the demo, and one more."""
+    names = ["zeroshot-none", "classmeans-real", "classmeans-all_real", "classmeans-both", "tip-both", "ivlp-real"]
+    keys = [(name, *name.split("-")) for name in [*names, "syncclip-both", "probe-both"]]
+    assert {configuration.tone for configuration in describe_configurations(keys)} == {*range(8)}

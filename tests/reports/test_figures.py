@@ -101,6 +101,21 @@ def test_description_of_the_real_image_equivalent(shots: float, per_real: float,
 
 
 @pytest.mark.parametrize(
+    ("law", "expected"),
+    [
+        (41.0, "another hour of generation adds at most 1.5 points."),  # the error at 64 images is 42.5
+        (43.0, None),
+        (None, None),
+    ],
+)
+def test_value_of_another_hour_is_limited_by_the_asymptote(law: float | None, expected: str | None) -> None:
+    efficiency = outputs.DataEfficiency("syncclip-both", 0.9, 1000.0, {"hm": (Marginal(64, around(27.0)),)}, {})
+    parameters = law and {"a": around(law), "b": around(20), "c": around(1)}
+    text = fit_of(efficiency=efficiency, law=parameters).text
+    assert "another hour" not in text if expected is None else expected in text
+
+
+@pytest.mark.parametrize(
     ("before", "after", "expected"),
     [
         (0.74, 1.29, "Training increased the domain shift from 0.74 to 1.29."),

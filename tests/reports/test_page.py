@@ -88,6 +88,18 @@ def test_run_has_scores_classes_images_and_losses(tmp_path: Path, dataset: Path)
     assert "SYNC-CLIP: 55.0 % on base, 50.5 % on novel classes." in page
 
 
+def test_report_of_a_run_has_its_baselines(tmp_path: Path, dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = fabricated.make_run(tmp_path / "run", dataset)
+    baselines = {"zero_shot": {"base": 40.2, "hm": 36.3, "all_classes_hm": 31.7}, "chance": {"base": None, "hm": 16.8}}
+    path = str(run / "results.json")
+    rewrite_json(path, outputs.read_json(path) | {"baselines": baselines})
+    assert "Baseline zero-shot CLIP: HM 36.3 %, HM (all) 31.7 %. Baseline chance: HM 16.8 %." in page_of(run)
+    lines = printed(run, capsys).splitlines()
+    zero_shot, chance = (line.split("│")[1:5] for line in lines if line.startswith(("│ zero", "│ chance")))
+    assert [*map(str.strip, zero_shot)] == ["zero-shot CLIP", "40.2", "–", "36.3"]
+    assert [*map(str.strip, chance)] == ["chance", "–", "–", "16.8"]
+
+
 def test_synthetic_dataset_has_images_and_rejects(tmp_path: Path) -> None:
     page = page_of(fabricated.make_set(tmp_path / "set"))
     assert figures_of(page) == {"images", "rejects"}
@@ -260,8 +272,13 @@ def test_terminal_tables_have_the_scores_and_differences_of_the_headline(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = printed(study, capsys)
+    assert "syncclip-both: SYNC-CLIP" in text, "the key explains the names in the tables"
     assert "syncclip-both at 64" in text and "syncclip-both minus baseline, points" in text
-    lead = re.search(r"novel \(all\) (\S+) points, 95 % CI over images (\S+ to [^\s,)]+)", text.replace("\u00a0", " "))
+    text = text.replace("\u00a0", " ")
+    lead = re.search(
+        r"novel \(all\) (\S+) points, SYNC-CLIP vs. IVLP on real images only, 95 % CI over images (\S+ to [^\s,)]+)",
+        text,
+    )
     assert lead and f"{lead[1]} ({lead[2]})" in text, "the number of the headline is in a table"
     assert "Effect of synthetic images on novel classes – significant gain" in text
     text = printed(study / "synthetic", capsys)

@@ -146,6 +146,8 @@ def responses(browser: int, pages: dict[str, str]) -> dict[str, Any]:
         values = {f"tip of {name}": await tip(name) for name in ("curve", "classes", "map")}
         values["shapes of the curve"] = await page.run(SHAPES.format("curve"))
         values["before"] = await page.run(LABEL)
+        checked = "[aria-label='Candidate classes'] [aria-checked=true]"
+        values["candidates"] = await page.run(f'[...document.querySelectorAll("{checked}")].map((b) => b.textContent)')
         await page.run(CLICK.format("Within split"))
         values["after"] = await page.run(LABEL)
         await page.run(CLICK.format("SYNC-CLIP"))
@@ -269,6 +271,10 @@ def test_saved_png_has_three_pixels_per_unit(saved: dict[str, Any]) -> None:
         if name.endswith(".PNG"):
             height = int(str(ElementTree.fromstring(saved[name.replace(".PNG", ".SVG")]).get("height")))
             assert saved[name] == [2280, 3 * height]
+
+
+def test_all_figures_open_with_the_candidate_classes_of_the_headline(responses: dict[str, Any]) -> None:
+    assert len(responses["candidates"]) > 2 and {*responses["candidates"]} == {"All classes"}
 
 
 def test_saved_csv_is_a_table(saved: dict[str, Any]) -> None:

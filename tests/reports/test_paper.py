@@ -104,6 +104,26 @@ def test_latex_table_is_well_formed(study: str) -> None:
     assert r"Zero-shot &  & $40.0$ & $40.0$ & $40.0$ & $40.0$ \\" in lines
 
 
+def test_latex_table_explains_its_numbers(study: str) -> None:
+    caption, *_ = latex_table(results(study)).splitlines()
+    assert caption == (
+        "% booktabs; accuracy on test images in per cent, n synthetic images per class; "
+        r"mean $\pm$ standard error over 3 seeds"
+    )
+
+
+def test_methods_have_the_same_colours_in_plots_of_a_subset(tmp_path: Path) -> None:
+    """Probe and coop have no colour of their own; zero-shot CLIP, ivlp and SYNC-CLIP do."""
+    methods = "{method: zeroshot}, {method: ivlp, data: real}, {method: probe}, {method: coop}, {method: syncclip}"
+    frame = results(write_study(tmp_path, accuracy, f"study.configurations=[{methods}]"))
+    colours = []
+    for omitted in ((), ("zeroshot",), ("zeroshot", "ivlp-real")):
+        axes = plot_curve(frame[~frame["configuration"].isin(omitted)], Figure().subplots(), "novel")
+        lines = zip(*axes.get_legend_handles_labels(), strict=True)
+        colours.append({label: handle[0].get_color() for handle, label in lines if not hasattr(handle, "get_color")})
+    assert colours[0] == colours[1] == colours[2] and len({*colours[0].values()}) == 3
+
+
 def test_latex_table_escapes_names(tmp_path: Path) -> None:
     special = "study.configurations=[{method: syncclip, name: 'syncclip_50%&#'}]"
     table = latex_table(results(write_study(tmp_path, accuracy, special)))

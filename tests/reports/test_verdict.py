@@ -38,7 +38,8 @@ def judged(*differences: tuple[str, tuple[float, float, float]], **changes: Any)
 def test_headline_follows_the_interval(numbers: tuple[float, float, float], conclusion: str) -> None:
     verdict = judged(("hm", (9.0, 8.0, 9.9)), ("all_classes_novel", numbers))
     assert verdict.headline == f"Effect of synthetic images on novel classes – {conclusion}"
-    assert verdict.interval.startswith(f"novel (all) {signed(numbers[0])} points, 95\u00a0% CI over classes ")
+    compared = f"novel (all) {signed(numbers[0])} points, SYNC-CLIP vs. IVLP on real images only, "
+    assert verdict.interval.startswith(f"{compared}95\u00a0% CI over classes ")
     assert verdict.metric == "all_classes_novel"
 
 
@@ -74,7 +75,8 @@ def test_share_of_the_gap_has_an_interval_unless_the_gap_is_not_significant() ->
         return judge([Difference(both, real, "novel", 3.0, 2.0, 4.0)], {}, both, TESTED, efficiency).sentences[-1]
 
     assert sentence(Interval(6.7, 2.0, 9.0), Interval(0.65, 0.12, 1.04)) == (
-        "Synthetic images close 0.65 of the gap to real images of all classes (6.7 points), 95\u00a0% CI 0.12 to 1.04."
+        "Synthetic images close 65\u00a0% of the gap to real images of all classes (6.7 points), "
+        "95\u00a0% CI 12 to 104\u00a0%."
     )
     assert sentence(Interval(1.0, -2.0, 4.0), None).endswith("is undefined, because the gap is not significant.")
 
@@ -83,7 +85,21 @@ def test_zero_shot_is_the_baseline_without_a_run_on_real_images() -> None:
     zero, both = describe_configurations([("zeroshot", "zeroshot", "none"), ("syncclip-both", "syncclip", "both")])
     verdict = judge([Difference(both, zero, "novel", 4.5, 2.1, 6.0)], {}, both, TESTED)
     assert verdict.headline == "Effect of synthetic images on novel classes – significant gain"
-    assert "beats Zero-shot CLIP, with only novel classes as candidates" in verdict.sentences[0]
+    assert ", SYNC-CLIP vs. zero-shot CLIP, " in verdict.interval
+    assert "beats zero-shot CLIP, with only novel classes as candidates" in verdict.sentences[0]
+
+
+def test_first_sentence_is_the_gain_in_hm_over_zero_shot_by_number_of_images() -> None:
+    zero, both = describe_configurations([("zeroshot", "zeroshot", "none"), ("syncclip-both", "syncclip", "both")])
+    points = {
+        zero.id: {"all_classes_hm": [ScorePoint(0, 30.3, None, [])]},
+        both.id: {"all_classes_hm": [ScorePoint(n, 31.3 + n, None, []) for n in (1, 4)]},
+    }
+    pairs = [Difference(both, zero, "novel", 4.5, 2.1, 6.0)]
+    assert judge(pairs, points, both, TESTED).sentences[0] == (
+        "HM (all) of SYNC-CLIP minus zero-shot CLIP (30.3\u00a0%), in points (synthetic images per class): +2.0 (1), "
+        "+5.0 (4)."
+    )
 
 
 def test_headline_is_the_score_without_a_comparison() -> None:

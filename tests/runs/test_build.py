@@ -133,7 +133,7 @@ def test_selection_by_validation_requires_validation_images(tiny: TinyWorld, tmp
 
 def test_custom_method_that_is_missing_on_a_worker_is_a_user_error(tiny: TinyWorld, tmp_path: Path) -> None:
     recipe = recipe_of(tiny, "training.data=real").model_dump(mode="json")
-    spec = {"recipe": recipe, "url": str(tmp_path), "name": "run", "hash": "0"}
+    spec = {"recipe": recipe, "url": str(tmp_path), "name": "run", "hash": "0", "inputs": {}}
     assert build.build_on_worker(spec, rank=0, world_size=1).run.recipe_text == Recipe.model_validate(recipe).to_yaml()
     recipe["training"]["method"] = "elsewhere.mine:Mine"
     with (

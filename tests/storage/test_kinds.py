@@ -44,6 +44,15 @@ def test_other_folders_and_files_have_no_kind(tmp_path: Path) -> None:
     assert error == f"{tmp_path}/missing: no run, because the folder does not exist; fix"
 
 
+def test_the_error_names_a_suitable_subfolder(tmp_path: Path) -> None:
+    for folder, marker in (("a", "dataset.json"), ("b", "run.json"), ("c/study", "study.json")):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / marker).touch()
+    error = str(storage.wrong_folder(str(tmp_path), "a finished study", "no study; fix"))
+    assert error == f"{tmp_path}: no study; fix; {tmp_path}/c/study is a study"
+    assert str(storage.wrong_folder(f"{tmp_path}/", "a run", "x; y")).endswith(f"y; {tmp_path}/b is a run")
+
+
 def test_every_folder_that_verify_recognises_has_a_kind() -> None:
     """A packed dataset contains both `packing.json` and `dataset.json`."""
     assert {*ROOTS} - {*KINDS} == {"packing.json"}

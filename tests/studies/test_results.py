@@ -53,6 +53,11 @@ def test_interval_is_also_over_classes(tmp_path: Path) -> None:
     assert narrow["mean"] == wide["mean"] and wide["high"] - wide["low"] > 2 * (narrow["high"] - narrow["low"])
 
 
+def test_interval_of_an_accuracy_contains_only_possible_values(tmp_path: Path) -> None:
+    frame = results(write_study(tmp_path, lambda configuration, n: 98 if n else 3, spread=80))
+    assert frame["low"].min() >= 0 and frame["high"].max() == 100
+
+
 def test_study_of_a_recipes_folder_is_read(tmp_path: Path) -> None:
     write_study(tmp_path / "study", growing)
     pd.testing.assert_frame_equal(results(str(tmp_path)), results(str(tmp_path / "study")))
@@ -125,13 +130,25 @@ def test_settings_are_those_of_the_used_methods_that_differ(tmp_path: Path) -> N
     ]
 
 
-def test_differing_overrides_of_a_configuration_are_settings(tmp_path: Path) -> None:
-    key = "study.configurations.1.overrides"
-    first, second = (
-        write_study(tmp_path / name, flat, *overrides)
-        for name, overrides in (("a", []), ("b", [f"{key}.training.epochs=3"]))
+def test_differing_overrides_are_labelled_by_their_configuration(tmp_path: Path) -> None:
+    configurations = "{method: zeroshot}, {method: syncclip}"  # ivlp-real is at another position in the first study
+    first = write_study(tmp_path / "a", flat)
+    second = write_study(
+        tmp_path / "b",
+        flat,
+        f"study.configurations=[{configurations}, {{method: ivlp, data: real, overrides: {{training.epochs: 3}}}}]",
     )
-    assert list(dict.fromkeys(compare(first, second)["settings"])) == [f"{key}={{}}", f'{key}={{"training.epochs": 3}}']
+    assert list(dict.fromkeys(compare(first, second)["settings"])) == [
+        "ivlp-real.overrides={}",
+        'ivlp-real.overrides={"training.epochs": 3}',
+    ]
+
+
+def test_overrides_of_configurations_that_are_not_compared_are_no_settings(tmp_path: Path) -> None:
+    other = "{method: coop, data: real, overrides: {training.epochs: 3}}"
+    second = write_study(tmp_path / "b", flat, f"study.configurations=[{{method: zeroshot}}, {other}]")
+    frame = compare(write_study(tmp_path / "a", flat), second)
+    assert set(frame["configuration"]) == {"zeroshot"} and not frame["settings"].str.contains("overrides").any()
 
 
 def test_constant_difference_of_studies_is_exact_although_seeds_and_classes_vary(tmp_path: Path) -> None:

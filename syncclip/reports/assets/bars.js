@@ -11,7 +11,7 @@ figure("bars", (part) => {
   const series = (configuration, metric) => ((payload.points[configuration.id] || {})[metric] || []);
   const ready = PROTOCOL_NAMES.filter(([protocol]) => [...configurations.values()].some((configuration) => series(configuration, pairs[protocol][0]).length));
   const amounts = [...new Set([...configurations.values()].flatMap((configuration) => series(configuration, "base").map((point) => point.n)))].filter((n) => n > 0).sort((a, b) => a - b);
-  state.protocol = (ready[0] || ["within_split"])[0];
+  state.protocol = standardProtocol(ready);
   state.amount = amounts.at(-1) || 0;
   const row = html("div", { class: "control-row" });
   if (ready.length > 1) row.append(choice("Candidate classes", ready, state.protocol, (value) => { state.protocol = value; part.redraw(); }));

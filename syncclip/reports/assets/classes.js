@@ -34,7 +34,7 @@ figure("classes", (part) => {
   const row = html("div", { class: "control-row" });
   if (pairs.length > 1) row.append(dropdown("Comparison", pairs.map((pair, i) => [String(i), title(pair)]), "0", (value) => { state.pair = Number(value); part.redraw(); }));
   const protocols = PROTOCOL_NAMES.filter(([protocol]) => have(protocol));
-  if (protocols.length) state.protocol = protocols[0][0];
+  state.protocol = standardProtocol(protocols);
   if (protocols.length > 1) row.append(choice("Candidate classes", protocols, state.protocol, (value) => { state.protocol = value; part.redraw(); }));
   if (payload.base) row.append(choice("Split", [["all", "Both"], ["base", "Base"], ["novel", "Novel"]], "all", (value) => { state.split = value; part.redraw(); }));
   part.controls.append(row);
@@ -129,7 +129,7 @@ figure("images", (part) => {
     if (payload.images.made) sides.append(side("Synthetic", strip.prompt ? `“${strip.prompt}”` : "generated", strip.real, strip.made, "synthetic image of"));
     part.plot.append(sides);
     const scored = classes ? [...configurations.values()].filter((configuration) => classes.configurations[configuration.id]) : [];
-    const protocol = scored.length && classes.configurations[scored[0].id].within_split ? "within_split" : "all_classes";
+    const protocol = standardProtocol(PROTOCOL_NAMES.filter(([each]) => scored.some((configuration) => classes.configurations[configuration.id][each])));
     const rows = scored.map((configuration) => [configuration, (classes.configurations[configuration.id][protocol] || [])[label]]).filter(([, value]) => known(value));
     if (rows.length) {
       part.plot.append(html("div", { class: "scores", role: "img", "aria-label": rows.map(([configuration, value]) => `${configuration.label} ${fixed(value)} per cent`).join(", ") }, ...rows.map(([configuration, value]) => {

@@ -163,6 +163,8 @@ const PROTOCOLS = {
   all_classes: [["all_classes_hm", "Harmonic mean"], ["all_classes_base", "Base"], ["all_classes_novel", "Novel"], ["all_classes_accuracy", "Accuracy"], ["openworld_auc", "OpenworldAUC"]],
 };
 const PROTOCOL_NAMES = [["within_split", "Within split"], ["all_classes", "All classes"]];
+/** Candidate classes with which all figures open: those of the headline's metric, if available. */
+const standardProtocol = (protocols) => (protocols.find(([protocol]) => PROTOCOLS[protocol].some(([metric]) => metric === payload.metric)) || protocols[0] || ["within_split"])[0];
 /** The controls open with the metric of the headline, if it is available. */
 function metricControls(container, ready, changed) {
   const [figure, candidates, score] = [owner, "Candidate classes", "Score"];
@@ -171,7 +173,7 @@ function metricControls(container, ready, changed) {
   const select = (options, metric) => (options.find(([each]) => scoreOf(each) === scoreOf(metric)) || options[0] || ["hm"])[0];
   const standardIn = (options) => select(options, payload.metric || "hm");
   const protocols = PROTOCOL_NAMES.filter(([protocol]) => offered(protocol).length);
-  const standard = (protocols.find(([protocol]) => offered(protocol).some(([metric]) => metric === payload.metric)) || protocols[0] || ["within_split"])[0];
+  const standard = standardProtocol(protocols);
   const state = { protocol: initialValue(`${figure}.${candidates}`, protocols, standard) };
   state.metric = initialValue(`${figure}.${score}`, offered(state.protocol), standardIn(offered(state.protocol)));
   const redraw = () => {

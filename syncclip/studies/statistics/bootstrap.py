@@ -22,6 +22,8 @@ Unit = Literal["images", "classes", "datasets"]
 """Resampled unit of the test data."""
 SINGLE_SPLIT = {"base": 0, "all_classes_base": 0, "novel": 1, "all_classes_novel": 1}
 """Metrics that depend on one split only: base (0) or novel (1)."""
+ACCURACY, DIFFERENCE = (0.0, 100.0), (-100.0, 100.0)
+"""Possible values of an accuracy (or an error) in per cent, and of a difference in points."""
 
 
 @dataclass(frozen=True)
@@ -178,11 +180,13 @@ class Interval:
     high: Number
 
 
-def interval(estimate: float, resamples: Floats, confidence_level: float) -> Interval:
-    """Compute the percentile interval of resamples (R,), some of which may be infinite."""
+def interval(
+    estimate: float, resamples: Floats, confidence_level: float, possible: tuple[float, float] = (-np.inf, np.inf)
+) -> Interval:
+    """Compute the percentile interval of resamples (R,), which may be infinite, within the `possible` values."""
     edge = (1 - confidence_level) / 2
     # "inverted_cdf" avoids interpolation, which fails between finite and infinite values.
-    low, high = np.quantile(resamples, [edge, 1 - edge], method="inverted_cdf")
+    low, high = np.quantile(resamples, [edge, 1 - edge], method="inverted_cdf").clip(*possible)
     return Interval(float(estimate), float(low), float(high))
 
 
@@ -200,7 +204,7 @@ class Differences:
 
     def average(self, confidence_level: float = 0.95) -> Interval:
         """Return the mean over the numbers of images with its percentile interval."""
-        return interval(self.estimates.mean(), self.resamples.mean(axis=0), confidence_level)
+        return interval(self.estimates.mean(), self.resamples.mean(axis=0), confidence_level, DIFFERENCE)
 
     def simultaneous(self, confidence_level: float = 0.95) -> list[Interval]:
         """Return simultaneous confidence intervals of the differences at all numbers of images.
@@ -217,7 +221,8 @@ class Differences:
         deviations = np.abs(self.resamples - self.estimates[:, None])
         largest = np.divide(deviations, errors, out=0 * deviations, where=errors != 0).max(axis=0)
         reach = np.quantile(largest, confidence_level) * errors[:, 0]
-        bounds = zip(self.estimates, self.estimates - reach, self.estimates + reach, strict=True)
+        limits = np.clip([self.estimates - reach, self.estimates + reach], *DIFFERENCE)
+        bounds = zip(self.estimates, *limits, strict=True)
         return [Interval(*map(float, bound)) for bound in bounds]
 
 

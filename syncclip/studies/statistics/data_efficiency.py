@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from syncclip.studies.statistics.bootstrap import Differences, Floats, Interval, interval
+from syncclip.studies.statistics.bootstrap import DIFFERENCE, Differences, Floats, Interval, interval
 from syncclip.studies.statistics.scaling_fit import PowerLaw, Series, fit_power_law
 
 
@@ -57,7 +57,7 @@ def gap_closed(baseline: str, upper_bound: str, over: Differences, confidence_le
         over: differences from the baseline, first for the configuration with synthetic images at each number of images,
             then for the upper bound.
     """
-    gap = interval(over.estimates[-1], over.resamples[-1], confidence_level)
+    gap = interval(over.estimates[-1], over.resamples[-1], confidence_level, DIFFERENCE)
     if not gap.low > 0:
         return GapClosed(baseline, upper_bound, gap, None)
     gains, gaps = over.resamples[:-1].mean(axis=0), over.resamples[-1]

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from syncclip.evaluation.metrics import Number
-from syncclip.studies.statistics.bootstrap import Floats, Interval, interval
+from syncclip.studies.statistics.bootstrap import ACCURACY, Floats, Interval, interval
 
 SLOWEST, FASTEST = 0.05, 3.0
 """Bounds of `c`; beyond them, a curve is indistinguishable from a constant or from a single step."""
@@ -197,6 +197,9 @@ def fit_curve(
             "the training; set training.epochs_over so that more images mean more steps"
         )
         return replace(curve, reason=reason)
+    if len(forecast) and law([min(forecast)])[0] > means[-1]:
+        reason = f"at {min(forecast)} images per class, the fit is below the accuracy measured at {largest:.0f}"
+        return replace(curve, reason=reason)
     needed = laws.amount_for(laws([largest])[:, 0] - 1)
     return replace(
         curve,
@@ -208,7 +211,9 @@ def fit_curve(
 
 def _points(at: Floats, law: PowerLaw, laws: PowerLaw, confidence_level: float) -> tuple[Point, ...]:
     estimates, resampled = law(at), laws(at)
-    return tuple(Point(float(x), interval(estimates[i], resampled[:, i], confidence_level)) for i, x in enumerate(at))
+    return tuple(
+        Point(float(x), interval(estimates[i], resampled[:, i], confidence_level, ACCURACY)) for i, x in enumerate(at)
+    )
 
 
 Model = Callable[[Floats, Floats, float], Floats]

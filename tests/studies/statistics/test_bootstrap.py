@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from syncclip.studies.statistics.bootstrap import (
+    ACCURACY,
     METRICS,
     Differences,
     Interval,
@@ -18,6 +19,7 @@ from syncclip.studies.statistics.bootstrap import (
     Unit,
     configuration_metrics,
     differences,
+    interval,
     make_resamples,
     seed_weights,
 )
@@ -75,8 +77,8 @@ def test_configuration_does_not_differ_from_itself() -> None:
     generator = np.random.default_rng(0)
     for unit in get_args(Unit):
         pair = [outcomes(3, 40, 0.5, generator), outcomes(3, 24, 0.5, generator)]
-        for interval in intervals_of(pair, pair, make_resamples(3, pair, 200, generator, unit)).values():
-            assert (interval.estimate, interval.low, interval.high) == (0, 0, 0)
+        for bounds in intervals_of(pair, pair, make_resamples(3, pair, 200, generator, unit)).values():
+            assert (bounds.estimate, bounds.low, bounds.high) == (0, 0, 0)
 
 
 def test_untrained_run_is_used_for_all_seeds() -> None:
@@ -175,10 +177,10 @@ def test_average_and_simultaneous_intervals_of_independent_normal_differences() 
         (3, 3 - 1.96 * error, 3 + 1.96 * error), abs=0.03
     )
     factor = NormalDist().inv_cdf((1 + 0.95 ** (1 / 3)) / 2)  # 2.388, since P(max |z| < c) = (2 Phi(c) - 1)^3
-    for interval, estimate, spread in zip(several.simultaneous(), estimates, (1, 2, 5), strict=True):
-        assert interval.estimate == estimate
+    for bounds, estimate, spread in zip(several.simultaneous(), estimates, (1, 2, 5), strict=True):
+        assert bounds.estimate == estimate
         reach = factor * spread
-        assert (interval.low, interval.high) == pytest.approx((estimate - reach, estimate + reach), abs=0.02 * spread)
+        assert (bounds.low, bounds.high) == pytest.approx((estimate - reach, estimate + reach), abs=0.02 * spread)
 
 
 def test_perfectly_correlated_differences_need_no_correction() -> None:
@@ -195,3 +197,19 @@ def test_simultaneous_interval_of_a_single_number_is_its_own() -> None:
 def test_differences_without_variation_have_intervals_of_zero_width() -> None:
     intervals = Differences(np.array([0.0, 1.0]), np.array([[0.0] * 9, [1.0] * 9])).simultaneous()
     assert [(each.low, each.high) for each in intervals] == [(0, 0), (1, 1)]
+
+
+def test_intervals_of_differences_contain_only_possible_values() -> None:
+    """A percentage lies between 0 and 100, so two percentages differ by at most 100 points."""
+    noise = 60 * np.random.default_rng(0).standard_normal(2000)
+    several = Differences(np.array([90.0, -90.0]), np.stack([90 + noise, -90 - noise]))
+    first, second = several.simultaneous()
+    assert first.high == 100 and second.low == -100 and first.low > -100 and second.high < 100
+    single = Differences(several.estimates[:1], several.resamples[:1]).average()
+    assert single.high == 100 and -40 < single.low < -10  # 90 - 1.96 * 60
+
+
+def test_bounds_of_an_interval_are_limited_to_possible_values() -> None:
+    values = np.array([-7.0, 50.0, 107.0])
+    assert interval(50, values, 0.95, ACCURACY) == Interval(50, 0, 100)
+    assert interval(50, values, 0.95) == Interval(50, -7, 107)

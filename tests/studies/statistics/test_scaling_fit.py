@@ -151,6 +151,14 @@ def test_no_curve_without_a_spread() -> None:
     assert curve.verdict == "too few classes" and curve.law is None and np.isnan(curve.slope.estimate)
 
 
+def test_no_forecast_below_the_last_measurement() -> None:
+    errors = 20 + 16 * (1 + np.array(FEW, float)) ** -1
+    assert fitted(errors).forecast
+    curve = fitted(errors - np.array([0, 0, 0, 0, 2]))  # the last point is far below the curve of the others
+    assert curve.verdict == "falls" and curve.law is not None and curve.plus_one is None and curve.forecast == ()
+    assert curve.reason == "at 256 images per class, the fit is below the accuracy measured at 64"
+
+
 def test_no_forecast_if_images_are_unused() -> None:
     errors = 5 + 16 * (1 + np.array(FEW, float)) ** -0.5
     assert fitted(errors, seen=1.0).forecast
