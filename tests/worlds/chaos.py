@@ -127,7 +127,7 @@ def storm(plan: Plan, url: str, folder: Path, weather: Weather) -> Toll:
         if command.returncode != -signal.SIGKILL:
             toll.refusals.append(log.read_text().strip().splitlines()[-1])
     toll.seconds = toll.ended - began
-    toll.notes = read_notes(ledger)
+    toll.notes = [note for note in read_notes(ledger) if note.deed in ("draw", "fail")]
     toll.kills, toll.deaths = killer.kills, killer.deaths
     return toll
 
