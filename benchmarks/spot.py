@@ -24,7 +24,6 @@ import psutil
 import typer
 
 from syncclip.core import text
-from syncclip.synthesis.plan import Plan
 from tests.worlds.chaos import digests, quiet_bytes, times_there
 from tests.worlds.light import LEDGER, PACE, Note, light_plan, read_notes
 
@@ -63,7 +62,7 @@ def spot(
         wanted = quiet_bytes(plan, folder / "quiet")
         (folder / "plan.json").write_text(plan.model_dump_json())
         began = time.time()
-        lost = _run(plan, folder, nodes, actors_per_node, pace, (kills, losses), seed, limit)
+        lost = _run(folder, nodes, actors_per_node, pace, (kills, losses), seed, limit)
         seconds = time.time() - began
         notes, same = read_notes(folder / "draws.txt"), digests(str(folder / "set")) == wanted
         counts = times_there(plan, str(folder / "set")).values()
@@ -94,7 +93,6 @@ def spot(
 
 
 def _run(
-    plan: Plan,
     folder: Path,
     nodes: int,
     actors_per_node: int,
