@@ -551,7 +551,8 @@ def test_the_page_of_results_corrects_for_the_selection_on_test_images() -> None
     assert all(corrected(metric)["average"] == gains[metric] for metric in ("novel", "hm", "all_classes_hm"))
     closed = json.loads((STUDY / "data_efficiency.json").read_text(encoding="utf-8"))["gap_closed"]
     shares = {
-        metric: {key: 100 * value for key, value in closed[metric]["share"].items()} for metric in ("hm", "all_classes_hm")
+        metric: {key: 100 * value for key, value in closed[metric]["share"].items()}
+        for metric in ("hm", "all_classes_hm")
     }
     share = "{estimate:.0f} % of the gap in HM (all) (95 % interval {low:.0f} to {high:.0f} %)"
     assert share.format(**shares["all_classes_hm"]) in text
