@@ -550,10 +550,14 @@ def test_the_page_of_results_corrects_for_the_selection_on_test_images() -> None
     assert max(AMOUNTS, key=lambda n: mean_of(published(), "syncclip-both", n)["hm"]) == 16
     assert all(corrected(metric)["average"] == gains[metric] for metric in ("novel", "hm", "all_classes_hm"))
     closed = json.loads((STUDY / "data_efficiency.json").read_text(encoding="utf-8"))["gap_closed"]
-    share = "{estimate:.2f} of the gap in HM (all) (95 % interval {low:.2f} to {high:.2f})"
-    assert share.format(**closed["all_classes_hm"]["share"]) in text
-    share = "{estimate:.2f} of the gap in HM ({low:.2f} to {high:.2f})"
-    assert share.format(**closed["hm"]["share"]).replace("-", "−") in text
+    shares = {
+        metric: {key: 100 * value for key, value in closed[metric]["share"].items()}
+        for metric in ("hm", "all_classes_hm")
+    }
+    share = "{estimate:.0f} % of the gap in HM (all) (95 % interval {low:.0f} to {high:.0f} %)"
+    assert share.format(**shares["all_classes_hm"]) in text
+    share = "{estimate:.0f} % of the gap in HM ({low:.0f} to {high:.0f} %)"
+    assert share.format(**shares["hm"]).replace("-", "−") in text
 
 
 def test_report_judges_the_average_gain_on_novel_classes() -> None:
