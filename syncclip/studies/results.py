@@ -239,6 +239,6 @@ def _different_images(first: Source, other: Source) -> str:
     """Describe the first property in which the test images of two sources differ; "" if they are the same."""
     for name, value in first.test_images.items():
         theirs = other.test_images[name]
-        if value != theirs and [None] not in (value, theirs):  # unknown in older records and in studies
+        if value != theirs and [None] not in (value, theirs):  # unknown in studies
             return f"different test images ({name}{'' if isinstance(value, list) else f': {value} and {theirs}'})"
     return ""

@@ -56,7 +56,7 @@ class SynthesisStatus(JobStatus):
     """Size in bytes of the model weights that actors downloaded from storage in this run."""
     hours: float = 0.0
     """GPU-hours or, without GPUs, actor-hours billed for the dataset, including earlier runs. An actor is billed from
-    the start of its process, before it loads the weights, to its last sign of life."""
+    the start of its process, before it loads the weights, to its last heartbeat."""
     price: float | None = None
     """Price per hour in `currency`."""
     currency: str = "USD"

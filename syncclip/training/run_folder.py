@@ -131,7 +131,7 @@ class RunFolder:
 
 
 def changed_inputs(before: Inputs, now: Inputs) -> list[str]:
-    """Describe the inputs that have changed; inputs missing on one side, as in older records, are ignored."""
+    """Describe the inputs that have changed; inputs recorded on one side only are ignored."""
     return [
         f"{key}: {before[key][0]} -> {count} ({count - before[key][0]:+d})"
         if count != before[key][0]

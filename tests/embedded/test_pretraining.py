@@ -53,4 +53,4 @@ def test_diffusers_loads_the_generator() -> None:
 def test_shipped_files_are_small_and_contain_no_pickles() -> None:
     files = [path for path in (FOLDER / "icons").rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 45e6
-    assert {path.suffix for path in files} <= {".json", ".safetensors", ".txt", ".tar", ".parquet"}
+    assert {path.suffix for path in files} <= {".json", ".md", ".safetensors", ".txt", ".tar", ".parquet"}

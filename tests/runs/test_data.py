@@ -125,6 +125,7 @@ def rewrite(folder: Path, change: Callable[[Sample], Sample]) -> None:
         for row in np.flatnonzero(images.samples.shard == 1).tolist()
     ]
     write_shard(str(folder), 1, [change(sample) for sample in samples], owner=owner_of(folder))
+    forget_index(str(folder))  # it would match a shard of the same size
 
 
 def enlarge(sample: Sample) -> Sample:

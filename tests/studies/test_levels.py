@@ -296,7 +296,7 @@ def test_commands_accept_the_parent_folder(finished: Study, world: Path, capsys:
     values = "backbone.name=tiny-clip", f"training.synthetic={world}/set", "study.pretrained=[a,b]"
     commands.study(f"{world}/tiny.yaml", [*GRID, *values], finished.url)
     printed = capsys.readouterr().out
-    assert "Linear probe on both" in printed and f"report: {finished.url}/report.html" in printed
+    assert "Linear probe on real and synthetic images" in printed and f"report: {finished.url}/report.html" in printed
     recompute(finished.url)
     assert "all equal" in capsys.readouterr().out
     assert problems(finished.url) == []

@@ -123,7 +123,7 @@ def test_actors_are_billed_from_their_start_to_their_last_sign_of_life() -> None
             rows.append(await queue.end(ticket, report(ticket), "a"))
         clock.now = 15.0
         await queue.beat("b")
-        clock.now = 100.0  # "b" is lost after its sign of life at 15 s, and is replaced at 100 s
+        clock.now = 100.0  # "b" is lost after its heartbeat at 15 s, and is replaced at 100 s
         await queue.arrive("b")
         clock.now = 101.0
         await queue.assign(2)

@@ -21,6 +21,7 @@ import psutil
 from syncclip import storage
 from syncclip.shards.markers import committed
 from syncclip.shards.tables import read_table
+from syncclip.synthesis.generators.licences import licence_of
 from syncclip.synthesis.generators.weights import locate
 from syncclip.synthesis.plan import Plan, write_plan
 from tests.worlds.light import LEDGER, PACE, LightWorker, Note, read_notes
@@ -187,7 +188,9 @@ def _wait_for(family: set[psutil.Process]) -> None:
 
 def quiet_bytes(plan: Plan, folder: Path) -> dict[str, str]:
     """Return the checksums of the dataset generated in this process without faults."""
-    complete = plan.model_copy(update={"weights": locate(plan.generator).fingerprint})
+    located = locate(plan.generator)
+    licence = licence_of(plan.generator, located)
+    complete = plan.model_copy(update={"weights": located.fingerprint, "licence": licence})
     worker = LightWorker(write_plan(complete, str(folder)).model_dump_json(), str(folder), "cpu", "icons")
     with mock.patch.dict(os.environ, {PACE: "0", LEDGER: os.devnull}):
         errors = [worker({"shard": shard})["error"] for shard in plan.shards()]

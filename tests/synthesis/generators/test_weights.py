@@ -206,16 +206,16 @@ def remote_pipeline(pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_pipeline_at_a_url_generates_the_same_images(pipeline: Path, remote_pipeline: str) -> None:
     settings = settings_of(pipeline)
-    there = settings.model_copy(update={"pipeline": remote_pipeline})
-    assert parts_of(there) == parts_of(settings)
-    fingerprint = locate(there).fingerprint
+    remote = settings.model_copy(update={"pipeline": remote_pipeline})
+    assert parts_of(remote) == parts_of(settings)
+    fingerprint = locate(remote).fingerprint
     images = [
         Generator(each, fingerprint=print_).generate(["a cat"], [1])
-        for each, print_ in ((settings, ""), (there, fingerprint))
+        for each, print_ in ((settings, ""), (remote, fingerprint))
     ]
     assert pixels(images[0]) == pixels(images[1])
     needed = {str(f.relative_to(pipeline)) for f in pipeline.glob("*/*")} | {"model_index.json"}
-    assert (locate(there).files or {}).keys() <= needed
+    assert (locate(remote).files or {}).keys() <= needed
 
 
 def test_changed_weights_at_a_url_are_an_error(remote_pipeline: str) -> None:
