@@ -1,7 +1,7 @@
 """A generator of noise images instead of diffusers, and a command that synthesises a dataset with it.
 
-`python -m tests.worlds.light PLAN URL ACTORS` uses the job, actors and storage of `syncclip synth`. The environment
-contains the seconds per image, the file of the ledger, and the S3 endpoint.
+`python -m tests.worlds.light PLAN URL ACTORS [SHARDS]` uses the job, actors and storage of `syncclip synth`. The
+environment contains the seconds per image, the file of the ledger, and the S3 endpoint.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.synthesis import driver
 from syncclip.synthesis.filters import build_filters
-from syncclip.synthesis.plan import Plan, draft
+from syncclip.synthesis.plan import Plan, draft, parse_shards
 from syncclip.synthesis.settings import SynthesisSettings
 from syncclip.synthesis.worker import ShardWorker
 from syncclip.workers import job
@@ -106,8 +106,8 @@ def _counted(run_pool: Callable[..., Iterator[Report]]) -> Callable[..., Iterato
     return run
 
 
-def main(plan: str, url: str, actors: int) -> int:
-    """Generate the missing shards; returns 0 if the dataset is complete, and 2 after an error."""
+def main(plan: str, url: str, actors: int, shards: str | None = None) -> int:
+    """Generate the missing shards, or those of a range; returns 0 if they are complete, and 2 after an error."""
     from syncclip.runtime.ray_session import ray_session
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3")
@@ -118,7 +118,11 @@ def main(plan: str, url: str, actors: int) -> int:
     parsed = Plan.model_validate_json(Path(plan).read_text())
     try:
         with ray_session(cpus=actors):
-            driver.synthesise_set(parsed, url, Pool(actors), show=False)
+            if shards is not None:
+                part = parse_shards(shards, len(parsed.shards()))
+                driver.synthesise_part(parsed, url, part, Pool(actors), show=False)
+            if shards is None or driver.has_all(parsed, url):
+                driver.synthesise_set(parsed, url, Pool(actors), show=False)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
@@ -128,4 +132,4 @@ def main(plan: str, url: str, actors: int) -> int:
 if __name__ == "__main__":
     from tests.worlds import light  # under its module name, so that actors find the class
 
-    sys.exit(light.main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    sys.exit(light.main(sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:]))
