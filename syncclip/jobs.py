@@ -20,7 +20,7 @@ from syncclip.runtime.progress import print_message
 from syncclip.runtime.ray_session import cluster_address
 from syncclip.storage.urls import absolute
 from syncclip.synthesis.captioning import write_captions
-from syncclip.synthesis.driver import PATIENCE, files_of, has_all, synthesise_part, synthesise_set
+from syncclip.synthesis.driver import PATIENCE, files_of, has_all, is_complete, synthesise_part, synthesise_set
 from syncclip.synthesis.plan import parse_shards, read_plan
 from syncclip.synthesis.prompts.captions import Captions, WriterSettings
 from syncclip.synthesis.prompts.strategies import CaptionSettings
@@ -85,7 +85,7 @@ def synth(recipe: Recipe, out: str | None = None, *, shards: str | None = None) 
         if not has_all(planned, url):
             return None
         guard = partial(guard, patience=PATIENCE)  # another job may be completing the dataset
-    with nullcontext() if shards is None and has_all(planned, url) else guard():
+    with nullcontext() if shards is None and is_complete(planned, url) else guard():
         summary = synthesise_set(planned, url, synthesis.pool, cost=synthesis.cost, place_assets=assets)
         storage.write_with_checksum(storage.join(url, SET_RECIPE), recipe.to_yaml().encode(), owner=summary.owner)
         if recipe.synthesis.quality and (summary.work.images or not storage.exists(storage.join(url, STATS_NAME))):

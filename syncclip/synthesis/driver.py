@@ -18,8 +18,8 @@ from syncclip.core.trust import require_trust
 from syncclip.runtime.heartbeat import repeating
 from syncclip.runtime.progress import Progress
 from syncclip.runtime.ray_session import cluster_address, ray_session
-from syncclip.shards.index import forget_index, index_set, read_index
-from syncclip.shards.markers import GROUP, committed, markers, shard_name, stats_name, table_name, write_group
+from syncclip.shards.index import INDEX, forget_index, index_set, read_index
+from syncclip.shards.markers import FILES, GROUP, LISTED, committed, markers, shard_name, write_group
 from syncclip.storage.status_file import keep_status_file
 from syncclip.synthesis.autotune import tuned
 from syncclip.synthesis.budget import Budget
@@ -85,7 +85,7 @@ def synthesise_set(
     url = _absolute(url)
     with ExitStack() as locks:
         guard = partial(storage.lock, url, "synth")
-        if not has_all(requested, url):
+        if not is_complete(requested, url):
             locks.enter_context(guard())
         hold = lambda: locks.enter_context(guard())  # noqa: E731  # not locked above if all files exist
         plan, job = _prepare(requested, url, pool, cost, place_assets, hold)
@@ -161,7 +161,11 @@ def _prepare(
     numbers = plan.shards(requested.images_per_class)
     images = {shard: len(plan.shard_range(shard)) for shard in numbers if shards is None or shard in shards}
     # Read after `place_assets`, which may take minutes.
-    done = {stats.shard: stats.seconds for stats in markers(url) if stats.shard in images}
+    monitor, done = RejectionMonitor(plan), dict[int, float]()
+    for stats in markers(url):
+        monitor.take_marker(stats)
+        if stats.shard in images:
+            done[stats.shard] = stats.seconds
     todo = [shard for shard in images if shard not in done]
     if not todo:
         return plan, None
@@ -177,7 +181,7 @@ def _prepare(
     if plan != stored:
         write_plan(plan, url)
     new = stored is None and shards is None
-    return plan, _Job(plan, url, images, todo, pool, budget, token, located, shards, new)
+    return plan, _Job(plan, url, images, todo, pool, budget, monitor, token, located, shards, new)
 
 
 def _budget(
@@ -199,13 +203,19 @@ def files_of(requested: Plan, shards: range | None = None) -> Iterator[str]:
     """Yield the names of all files in the plan's dataset, or in a range of its shards."""
     yield PLAN_NAME
     for shard in shards or requested.shards(requested.images_per_class):
-        yield from (shard_name(shard), table_name(shard), stats_name(shard))
+        yield from (name(shard) for name in FILES)
 
 
 def has_all(requested: Plan, url: str, shards: range | None = None) -> bool:
     """Return whether all files of the plan's dataset, or of a range of its shards, exist, with a single listing."""
-    sizes = storage.sizes(url)
+    sizes = storage.sizes(url, (*LISTED, PLAN_NAME))
     return all(name in sizes for name in files_of(requested, shards))  # a set of names would take up half a gigabyte
+
+
+def is_complete(requested: Plan, url: str) -> bool:
+    """Return whether the plan's dataset is complete; on an object store, a missing index means that it is not."""
+    indexed = storage.is_local(url) or storage.exists(storage.join(url, INDEX))  # an unfinished dataset is not listed
+    return indexed and has_all(requested, url)
 
 
 @dataclass(frozen=True)
@@ -219,6 +229,7 @@ class _Job:
     todo: Sequence[int]
     pool: Pool
     budget: Budget
+    monitor: RejectionMonitor
     lock_token: str
     """Lock token that allows the actors to write to the dataset."""
     located: Located
@@ -279,7 +290,7 @@ def _generate(job: _Job, show: bool, observe: Observer | None) -> Work:
         hours=job.budget.hours,
         **job.budget.cost.model_dump(include={"price", "currency", "budget"}),
     )
-    monitor = RejectionMonitor(plan, markers(url, owner=plan.owner))
+    job.monitor.check()
     left = Counter(shard // GROUP for shard in job.todo)
     generating = False
     try:
@@ -317,8 +328,8 @@ def _generate(job: _Job, show: bool, observe: Observer | None) -> Work:
                     if not left[group] and len(job.images) > GROUP and job.has_group(group):
                         write_group(url, group, plan.owner)
                     rejected = json.loads(report.classes_without_accepted)
-                    monitor.take(report.shard, {int(label): reason for label, reason in rejected.items()})
-                    monitor.check()
+                    job.monitor.take(report.shard, {int(label): reason for label, reason in rejected.items()})
+                    job.monitor.check()
     except BaseException as error:
         # Remove the plan of a dataset without shards to allow other settings in this folder. After an interruption,
         # however, a cluster's actors may still commit a shard, which needs the plan.
