@@ -205,7 +205,8 @@ def quiet_bytes(plan: Plan, folder: Path) -> dict[str, str]:
     located = locate(plan.generator)
     licence = licence_of(plan.generator, located)
     complete = plan.model_copy(update={"weights": located.fingerprint, "licence": licence})
-    worker = LightWorker(write_plan(complete, str(folder)).model_dump_json(), str(folder), "cpu", "icons")
+    written = write_plan(complete, str(folder)).model_dump_json()
+    worker = LightWorker(written, str(folder), "cpu", "icons", owner=complete.owner)
     with mock.patch.dict(os.environ, {PACE: "0", LEDGER: os.devnull}):
         errors = [worker({"shard": shard})["error"] for shard in plan.shards()]
     assert not any(errors), errors
