@@ -14,7 +14,7 @@ demo: $(VENV)/installed  ## End to end on the toy benchmark: generate, train, co
 check: $(VENV)/installed-dev lint  ## Lint, types and quick tests (two minutes)
 	$(BIN)/pytest -n logical --quick -m "not (cluster or ray or browser or slow or fault or attack)"
 
-test: $(VENV)/installed-dev browser machines  ## All tests of a pull request; as root first installs Chromium, sshd, Slurm and Prometheus with apt-get; ARGS="-n 0 tests/shards -k order" selects some
+test: $(VENV)/installed-dev browser machines  ## All tests of a pull request; as root first installs Chromium, sshd, Slurm, Prometheus and exiftool with apt-get; ARGS="-n 0 tests/shards -k order" selects some
 	@if $(HAS_BROWSER); then set --; \
 	else echo "Skipped: tests of the report in Chromium (browser)."; set -- -m "not (browser or attack)"; fi; \
 	$(HAS_MACHINES) || echo "Skipped: checks by promtool, unless it is installed."; \
@@ -86,10 +86,12 @@ browser:
 	DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium fonts-liberation >/dev/null; } \
 	|| [ -z "$$CI" ] || { echo "CI requires Chromium, which could not be installed."; exit 1; }
 
-# Programs for tests on simulated hosts. `make test` installs them as root.
-MACHINES := openssh-server openssh-client rsync iproute2 procps slurm-wlm munge prometheus promtool
+# Programs for tests on simulated hosts, and of provenance marks. `make test` installs them as root.
+MACHINES := openssh-server openssh-client rsync iproute2 procps slurm-wlm munge prometheus promtool \
+	libimage-exiftool-perl
 HAS_MACHINES = [ -x /usr/sbin/sshd ] && [ -x /usr/sbin/slurmctld ] && [ -x /usr/sbin/munged ] && \
-	[ -n "$$(type -P rsync)" ] && [ -n "$$(type -P prometheus)" ] && [ -n "$$(type -P promtool)" ]
+	[ -n "$$(type -P rsync)" ] && [ -n "$$(type -P prometheus)" ] && [ -n "$$(type -P promtool)" ] && \
+	[ -n "$$(type -P exiftool)" ]
 machines:
 	@$(HAS_MACHINES) || [ "$$(id -u)" != 0 ] || { echo "Installing $(MACHINES) with apt-get." && apt-get -qq update && \
 	DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $(MACHINES) >/dev/null; } \

@@ -21,6 +21,7 @@ from syncclip.core import text
 from syncclip.synthesis.forecast import Forecast, forecast
 from syncclip.synthesis.plan import Plan
 from syncclip.synthesis.settings import CostSettings
+from syncclip.synthesis.status import read_status
 from syncclip.workers.settings import Pool
 from tests.object_store import faulty_bucket
 from tests.worlds.chaos import Toll, Weather, digests, quiet_bytes, storm, times_there
@@ -54,11 +55,13 @@ def chaos(
             proxy.soothe()
             same = digests(f"{bucket}/set") == wanted
             counts = times_there(plan, f"{bucket}/set").values()
+            status = read_status(f"{bucket}/set")
             spoilt = dict(proxy.spoilt)
     text.show(text.table("Chaos run", ["", "count"], figures(plan, toll, spoilt)))
     lost, double = sum(count == 0 for count in counts), sum(count > 1 for count in counts)
     text.show(f"{lost} lost, {double} duplicated, bytes {'equal' if same else 'DIFFERENT'}")
-    comparison = against(toll, prediction(plan, quiet, toll, actors))
+    assert status is not None
+    comparison = against(toll, status.hours, prediction(plan, quiet, toll, actors))
     text.show(text.table("Forecast", ["", "measured", "predicted", "90 % of runs"], comparison))
     if not same or lost or double or toll.wasted > toll.deaths * shard_size + toll.failed:
         sys.exit(1)
@@ -67,10 +70,10 @@ def chaos(
 def prediction(plan: Plan, quiet: Toll, toll: Toll, actors: int) -> Forecast:
     """Return the forecast from the undisturbed run's throughput and the chaos run's deaths and outages."""
     cost = CostSettings(
-        throughput=plan.total / (actors * quiet.drawing),
+        throughput=plan.total / (actors * (quiet.ended - quiet.began - quiet.load)),
         preemptions=toll.deaths / (toll.alive / 3600),
-        wait=max(0.0, actors * toll.drawing - toll.alive) / max(1, toll.deaths),
-        load=0.0,
+        wait=max(0.0, actors * (toll.ended - toll.began) - toll.alive) / max(1, toll.deaths),
+        load=quiet.load,
     )
     return forecast(plan, cost, Pool(actors))
 
@@ -90,12 +93,15 @@ def figures(plan: Plan, toll: Toll, spoilt: Mapping[str, int]) -> Iterator[tuple
     yield "images lost", toll.wasted
 
 
-def against(toll: Toll, predicted: Forecast) -> Iterator[tuple[str, str, str, str]]:
-    """Yield the table rows with measured and predicted costs."""
-    wall, wasted = predicted.wall, predicted.wasted
+def against(toll: Toll, billed: float, predicted: Forecast) -> Iterator[tuple[str, str, str, str]]:
+    """Yield the table rows with measured and predicted times and costs; `billed` is the status's number of hours."""
+    wall, wasted, hours = predicted.wall, predicted.wasted, predicted.hours
     yield "seconds without kills", "", f"{predicted.quiet:.0f}", ""
-    yield "seconds", f"{toll.drawing:.0f}", f"{wall.mean:.0f}", f"{wall.low:.0f} to {wall.high:.0f}"
+    yield "seconds", f"{toll.ended - toll.began:.0f}", f"{wall.mean:.0f}", f"{wall.low:.0f} to {wall.high:.0f}"
     yield "images lost", f"{toll.wasted}", f"{wasted.mean:.0f}", f"{wasted.low:.0f} to {wasted.high:.0f}"
+    low, high = (f"{hour * 3600:.0f}" for hour in (hours.low, hours.high))
+    yield "actor seconds, alive", f"{toll.alive:.0f}", f"{hours.mean * 3600:.0f}", f"{low} to {high}"
+    yield "actor seconds, billed", f"{billed * 3600:.0f}", f"{hours.mean * 3600:.0f}", f"{low} to {high}"
 
 
 if __name__ == "__main__":

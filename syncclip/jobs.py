@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from syncclip import storage
 from syncclip.core.settings import UserError
@@ -20,8 +20,8 @@ from syncclip.runtime.progress import print_message
 from syncclip.runtime.ray_session import cluster_address
 from syncclip.storage.urls import absolute
 from syncclip.synthesis.captioning import write_captions
-from syncclip.synthesis.driver import files_of, has_all, synthesise_set
-from syncclip.synthesis.plan import read_plan
+from syncclip.synthesis.driver import PATIENCE, files_of, has_all, is_complete, synthesise_part, synthesise_set
+from syncclip.synthesis.plan import parse_shards, read_plan
 from syncclip.synthesis.prompts.captions import Captions, WriterSettings
 from syncclip.synthesis.prompts.strategies import CaptionSettings
 from syncclip.synthesis.summary import SetSummary
@@ -44,7 +44,15 @@ class Run:
     results: dict[str, Any]
 
 
-def synth(recipe: Recipe, out: str | None = None) -> SetSummary:
+@overload
+def synth(recipe: Recipe, out: str | None = None) -> SetSummary: ...
+
+
+@overload
+def synth(recipe: Recipe, out: str | None = None, *, shards: str | None) -> SetSummary | None: ...
+
+
+def synth(recipe: Recipe, out: str | None = None, *, shards: str | None = None) -> SetSummary | None:
     """Generate a recipe's synthetic dataset as shards with Ray Data; committed shards are kept.
 
     If the process is killed, only in-flight shards are lost. Repeat the call to complete the dataset; the result is
@@ -52,6 +60,8 @@ def synth(recipe: Recipe, out: str | None = None) -> SetSummary:
 
     Args:
         out: folder or URL of the synthetic dataset; default: `<storage.root>/<name>/synthetic`.
+        shards: range of shards, `FIRST:END` or `PART/PARTS`, if other jobs generate the others; see `parse_shards`. The
+            last job completes the dataset; earlier jobs return None.
 
     Raises:
         UserError: see `synthesis.driver.synthesise_set`.
@@ -67,9 +77,15 @@ def synth(recipe: Recipe, out: str | None = None) -> SetSummary:
     planned = plan(recipe)
     if recipe.synthesis.shard_size is None and (stored := read_plan(url)):
         planned = planned.model_copy(update={"shard_size": stored.shard_size})  # depends on the number of images
-    with nullcontext() if has_all(planned, url) else storage.lock(url, "synth"):
-        synthesis = recipe.synthesis
-        assets = partial(with_assets, recipe)
+    synthesis, assets, guard = recipe.synthesis, partial(with_assets, recipe), partial(storage.lock, url, "synth")
+    if shards is not None:
+        part = parse_shards(shards, len(planned.shards()))
+        synthesise_part(planned, url, part, synthesis.pool, cost=synthesis.cost, place_assets=assets)
+        print_message(f"shards {part.start}:{part.stop} of {len(planned.shards())} are committed: {url}")
+        if not has_all(planned, url):
+            return None
+        guard = partial(guard, patience=PATIENCE)  # another job may be completing the dataset
+    with nullcontext() if shards is None and is_complete(planned, url) else guard():
         summary = synthesise_set(planned, url, synthesis.pool, cost=synthesis.cost, place_assets=assets)
         storage.write_with_checksum(storage.join(url, SET_RECIPE), recipe.to_yaml().encode(), owner=summary.owner)
         if recipe.synthesis.quality and (summary.work.images or not storage.exists(storage.join(url, STATS_NAME))):

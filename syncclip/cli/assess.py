@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 """Maximum line length in characters."""
-CONFIGURATIONS = "docs/choosing-a-method.md"
+CONFIGURATIONS = "https://syncclip.github.io/syncclip/docs/choosing-a-method.html"
 """Page that describes the configurations of the gain map."""
 LONGEST_NAME = 20
 """Maximum length of a class name in a pair, in characters."""

@@ -114,13 +114,26 @@ def captions(
         text.show(f"{count} of {counted(len(written.sentences), 'class', 'classes')}: {url}")
 
 
-def synth(recipe: RecipeName, overrides: Overrides, out: Out = None) -> None:
+def synth(
+    recipe: RecipeName,
+    overrides: Overrides,
+    out: Out = None,
+    shards: Annotated[
+        str | None,
+        typer.Option(
+            "--shards",
+            metavar="FIRST:END|PART/PARTS",
+            help="Generate only these shards, such as 0:50000 or 3/8; other jobs generate the others.",
+        ),
+    ] = None,
+) -> None:
     """Generate a synthetic dataset as shards; existing shards are kept, so an interrupted job resumes."""
     loaded = syncclip.Recipe.load(recipe, overrides)
     from syncclip import jobs
     from syncclip.cli import render
 
-    text.show(render.summary(jobs.synth(loaded, out)))
+    if (summary := jobs.synth(loaded, out, shards=shards)) is not None:
+        text.show(render.summary(summary))
 
 
 def train(recipe: RecipeName, overrides: Overrides, out: Out = None) -> None:

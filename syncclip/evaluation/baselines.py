@@ -12,7 +12,7 @@ from syncclip.evaluation.metrics import HARMONIC, METRIC_HEADINGS, METRICS, harm
 BASELINES = "baselines"
 """Entry in `results.json`: {"zero_shot": scores, "chance": scores}, with scores as in `results`, in per cent."""
 
-HELP = "docs/low-accuracy.md"
+HELP = "https://syncclip.github.io/syncclip/docs/low-accuracy.html"
 """Page about low accuracy."""
 
 BASELINE_NAMES = {"zero_shot": "zero-shot CLIP", "chance": "chance"}

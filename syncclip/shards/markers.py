@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
+from string import digits
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -20,6 +22,11 @@ CHUNK = 256
 """Number of markers to read concurrently."""
 GROUP = 1000
 """Number of shards whose markers are also stored together, so that a large dataset is opened with few requests."""
+
+LISTED = (*digits, "markers-")
+"""Prefixes of the names of all shards' files and stored markers, for concurrent listings."""
+MAX_LISTED_AGAIN = 100
+"""Maximum number of incomplete shards to list again one by one."""
 
 Report = Callable[[int, storage.DamagedError], None]
 _MARKER = re.compile(r"([0-9]{5,18})_stats\.json")
@@ -75,6 +82,10 @@ def stats_name(shard: int) -> str:
     return f"{shard:05d}_stats.json"
 
 
+FILES = shard_name, table_name, stats_name
+"""Functions that return the names of a shard's files."""
+
+
 def sample_key(index: int) -> str:
     """Return the name of a sample's tar members without extension, such as `000000017`."""
     return f"{index:09d}"
@@ -106,11 +117,11 @@ def markers(
         UserError: a marker has a newer format than this version supports.
         DamagedError: a marker is corrupt.
     """
-    sizes, listed_again = storage.sizes(url), False
+    sizes, listed_again = storage.sizes(url, LISTED), False
     if not storage.is_local(url):  # list an object store again if the first listing lacks a shard's file
-        listed = {int(match[0]) for name in sizes if (match := re.match(r"\d{5,}", name))}
-        if any(name(shard) not in sizes for shard in listed for name in (shard_name, table_name, stats_name)):
-            sizes = storage.sizes(url) | sizes
+        counts = Counter(match[0] for name in sizes if (match := re.match(r"\d{5,}", name)))
+        if incomplete := [number for number, files in counts.items() if files < len(FILES)]:
+            sizes = storage.sizes(url, incomplete if len(incomplete) <= MAX_LISTED_AGAIN else LISTED) | sizes
     numbers, first_owner = marked_shards(sizes), ""
     for group, members in groupby(numbers, key=lambda shard: shard // GROUP):
         grouped = _read_group(url, group) if stored and group_name(group) in sizes else {}
@@ -129,7 +140,7 @@ def markers(
                 report(shard, mismatch)
                 continue
             if sizes.get(shard_name(shard)) != stats.bytes and not (listed_again or storage.is_local(url)):
-                sizes, listed_again = storage.sizes(url), True
+                sizes, listed_again = storage.sizes(url, LISTED), True
             if sizes.get(shard_name(shard)) == stats.bytes and table_name(shard) in sizes:
                 yield stats
 

@@ -45,13 +45,14 @@ from syncclip.storage.files import (
     write_bytes,
 )
 from syncclip.storage.kinds import kind_of, require_kind, wrong_folder
-from syncclip.storage.locks import LostLockError, lock
+from syncclip.storage.locks import Hold, LostLockError, lock, range_name
 from syncclip.storage.retries import MissingError, UnreachableError
 from syncclip.storage.urls import StorageSettings, configure, is_local, join, local_path
 
 __all__ = [
     "NOBODY",
     "DamagedError",
+    "Hold",
     "LostLockError",
     "MissingError",
     "StorageSettings",
@@ -72,6 +73,7 @@ __all__ = [
     "open_read",
     "parse_tensors",
     "publish",
+    "range_name",
     "read_bytes",
     "read_contents",
     "read_document",

@@ -8,6 +8,7 @@ import re
 import secrets
 import shutil
 import tempfile
+from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
@@ -53,11 +54,14 @@ def _now_on_disk(folder: Path) -> float:
         return Path(file.name).stat().st_mtime
 
 
-def abort_uploads(url: str, but: str = "", older_than: float | None = None) -> int:
+def abort_uploads(
+    url: str, but: str = "", older_than: float | None = None, only: Callable[[str], bool] | None = None
+) -> int:
     """Abort incomplete S3 uploads to a file or under a prefix, and return the number aborted.
 
     Args:
         but: ID of an upload to keep.
+        only: function that selects URLs; default: all.
         older_than: minimum age in seconds, according to the store's clock; None aborts uploads of any age.
 
     Raises:
@@ -73,7 +77,9 @@ def abort_uploads(url: str, but: str = "", older_than: float | None = None) -> i
         for upload in response.get("Uploads", []):
             key, upload_id = upload["Key"], upload["UploadId"]
             young = older_than is not None and upload["Initiated"] >= now - datetime.timedelta(seconds=older_than)
-            if (key == prefix or key.startswith(f"{prefix}/")) and upload_id != but and not young:
+            inside = key == prefix or key.startswith(f"{prefix}/")
+            selected = only is None or only(url.rstrip("/") + key.removeprefix(prefix))
+            if inside and selected and upload_id != but and not young:
                 with contextlib.suppress(FileNotFoundError):  # completed, or aborted by another process
                     fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload_id)
                     aborted += 1

@@ -215,7 +215,7 @@ def _entries(url: str, prefixes: Sequence[str] = ("",)) -> list[tuple[str, int |
                     with contextlib.suppress(FileNotFoundError):  # removed or renamed by another process
                         entries.append((item.name, None if item.is_dir() else item.stat().st_size))
         else:
-            concurrently = len(prefixes) > 1 and scheme(url) in S3
+            concurrently = "" not in prefixes and scheme(url) in S3
             path, listed = with_retries(
                 url, lambda fs, path: (path, _ls(fs, path, prefixes) if concurrently else fs.ls(path, detail=True))
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from syncclip.core.settings import UserError
-from syncclip.storage.files import listdir
+from syncclip.storage.files import listdir, sizes
 from syncclip.storage.urls import is_local, local_path
 
 KINDS = {
@@ -38,7 +38,7 @@ def require_kind(url: str, expected: str) -> None:
 
 def _kinds_of(url: str) -> list[tuple[str, str]]:
     with suppress(UserError):  # a file, or an unreachable folder
-        names = listdir(url)
+        names = sizes(url, [*KINDS])
         return [kind for marker, kind in KINDS.items() if marker in names]
     return []
 

@@ -7,6 +7,9 @@ after `SILENCE` seconds without a renewal, measured with the waiting process's o
 If the previous owner was only suspended, its writes fail after the takeover. Local files are renamed from the lock's
 directory, which the new owner has removed. On S3, every write is a multipart upload. The new owner aborts all earlier
 uploads, and every process checks its lock before it completes a later upload.
+
+A lock on a range of shards covers only the files whose names begin with the numbers of these shards, or contain the
+range, so that several jobs can fill a folder. It excludes locks on overlapping ranges and on the whole folder.
 """
 
 from __future__ import annotations
@@ -14,11 +17,14 @@ from __future__ import annotations
 import datetime
 import os
 import random
+import re
 import secrets
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -31,10 +37,11 @@ from syncclip.runtime.shutdown import interrupt_main
 from syncclip.storage.cleanup import abort_uploads, sweep
 from syncclip.storage.conditional_writes import SETTLE, UNLISTED, opened, read_current, swap
 from syncclip.storage.responses import before_send
-from syncclip.storage.retries import UnreachableError, http_status, with_retries
+from syncclip.storage.retries import UnreachableError, http_status, user_errors, with_retries
 from syncclip.storage.urls import S3, is_local, join, local_path, scheme
 
 LOCK_FILE = ".syncclip.lock"
+_RANGE_LOCK = re.compile(r"\.shards-(\d+)-(\d+)\.lock")
 INTERVAL = 15.0
 """Interval between renewals, in seconds."""
 SILENCE = 3 * INTERVAL
@@ -82,6 +89,18 @@ class Hold:
         """Time until which no other process can take over the lock."""
         self.reported = False
         """Whether the loss of the lock was reported to `thread`."""
+        self.shards = _shards_of(lock_url)
+        """Range of shards that the lock covers; None: all files."""
+
+    def covers(self, path: str) -> bool:
+        """Return whether the lock covers a file, or is a lock on the folder `path` itself."""
+        return path == self.url or (path.startswith(f"{self.url}/") and self._includes(path[len(self.url) + 1 :]))
+
+    def _includes(self, name: str) -> bool:
+        if self.shards is None:
+            return True
+        number = re.match(r"\d{5,}", name)
+        return int(number[0]) in self.shards if number else f"-{range_name(self.shards)}." in name
 
     def beat(self) -> None:
         """Renew the lock, and interrupt the main thread if the lock is lost; storage errors are ignored."""
@@ -200,8 +219,20 @@ class Hold:
         )
 
 
+def range_name(shards: range) -> str:
+    """Return the text that identifies a range of shards in file names, such as `00000-01000` for `range(1000)`."""
+    return f"{shards.start:05d}-{shards.stop:05d}"
+
+
+def _shards_of(lock_url: str) -> range | None:
+    match = _RANGE_LOCK.fullmatch(lock_url.rpartition("/")[2])
+    return range(int(match[1]), int(match[2])) if match else None
+
+
 @contextmanager
-def lock(url: str, command: str, *, file: bool = False, patience: float = 0.0) -> Iterator[Hold]:
+def lock(
+    url: str, command: str, *, file: bool = False, shards: range | None = None, patience: float = 0.0
+) -> Iterator[Hold]:
     """Lock a folder for the duration of the `with` block, or reuse a lock that the calling thread already holds.
 
     Folders that are created for the lock and remain empty are removed at the end.
@@ -210,6 +241,7 @@ def lock(url: str, command: str, *, file: bool = False, patience: float = 0.0) -
         url: URL of the folder, which need not exist.
         command: command that writes to the folder, used in messages.
         file: whether `url` is a single file to lock.
+        shards: range of shards to lock instead of the whole folder.
         patience: maximum time in seconds to wait for an owner that is still alive.
 
     Raises:
@@ -218,7 +250,8 @@ def lock(url: str, command: str, *, file: bool = False, patience: float = 0.0) -
     """
     url = _normalised(url)
     folder, _, name = url.rpartition("/")
-    lock_url = f"{folder}/.{name}.lock" if file else join(url, LOCK_FILE)
+    lock_name = LOCK_FILE if shards is None else f".shards-{range_name(shards)}.lock"
+    lock_url = f"{folder}/.{name}.lock" if file else join(url, lock_name)
     for hold in _holds():
         if hold.lock_url == lock_url and hold.thread in (None, threading.current_thread()):
             yield hold
@@ -230,7 +263,9 @@ def lock(url: str, command: str, *, file: bool = False, patience: float = 0.0) -
         holds = current().holds
         holds.append(hold)
         try:
-            _fence(url, folder if file else url)
+            _fence(hold, folder if file else url)
+            if not file:
+                _exclude(hold, command, patience)
             with repeating(hold.beat, INTERVAL):
                 yield hold
         except BaseException as error:
@@ -259,7 +294,7 @@ def check(url: str) -> Hold | None:
     holds = _holds()
     path, outer = _normalised(url) if holds else "", list[Hold]()
     for hold in holds:
-        if path == hold.url or path.startswith(f"{hold.url}/"):
+        if hold.covers(path):
             hold.check()
             outer.append(hold)
     return max(reversed(outer), key=lambda hold: len(hold.url), default=None)
@@ -272,15 +307,16 @@ def _holds() -> list[Hold]:
     if session.lock is not None:
         url, token = session.lock
         if all(hold.token != token for hold in holds):
-            holds.append(Hold(_normalised(url), join(_normalised(url), LOCK_FILE), token))
+            holds.append(Hold(_normalised(url), join(_normalised(url), token.partition(":")[0]), token))
     return holds
 
 
-def _fence(url: str, folder: str) -> None:
+def _fence(hold: Hold, folder: str) -> None:
     """Abort unfinished writes by the previous owner, and remove files left behind by killed writers."""
+    url = hold.url
     if scheme(url) in S3:
         try:
-            with_retries(url, lambda *_: abort_uploads(url))
+            with_retries(url, lambda *_: abort_uploads(url, only=hold.covers))
         except OSError as error:
             if http_status(error) not in UNLISTED:
                 raise
@@ -288,10 +324,36 @@ def _fence(url: str, folder: str) -> None:
         sweep(folder)
 
 
+def _exclude(hold: Hold, command: str, patience: float) -> None:
+    """Remove the locks of dead owners on the same files; raise a UserError if such an owner is alive.
+
+    Of two processes that acquire such locks at the same time, at least one finds the lock of the other.
+    """
+    url = hold.url
+    with user_errors(url, "list"), suppress(FileNotFoundError):
+        if is_local(url):
+            names = [path.name for path in local_path(url).iterdir()]
+        else:
+            paths = [p for prefix in (".shards-", LOCK_FILE) for p in with_retries(url, partial(_find, prefix=prefix))]
+            names = [path.rpartition("/")[2] for path in paths]
+        for lock_url in sorted(join(url, name) for name in names if name == LOCK_FILE or _RANGE_LOCK.fullmatch(name)):
+            ours, theirs = hold.shards, _shards_of(lock_url)
+            apart = ours and theirs and (ours.stop <= theirs.start or theirs.stop <= ours.start)
+            if lock_url != hold.lock_url and not apart:
+                other = _acquire(url, lock_url, command, patience)
+                _fence(other, url)
+                other.release()
+
+
+def _find(fs: Any, path: str, prefix: str) -> list[str]:
+    return [*fs.find(path, prefix=prefix)]
+
+
 def _acquire(url: str, lock_url: str, command: str, patience: float) -> Hold:
     """Acquire a lock; wait for the current owner if necessary."""
     since = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    lock = LockFile(command=command, owner=Owner.here(), since=since, token=secrets.token_hex(8))
+    lock_name = lock_url.rpartition("/")[2]
+    lock = LockFile(command=command, owner=Owner.here(), since=since, token=f"{lock_name}:{secrets.token_hex(8)}")
     own_content = lock.model_dump_json().encode()
     began = seen = _now()
     previous: bytes | None = None

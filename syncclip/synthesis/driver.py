@@ -8,7 +8,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,8 +18,8 @@ from syncclip.core.trust import require_trust
 from syncclip.runtime.heartbeat import repeating
 from syncclip.runtime.progress import Progress
 from syncclip.runtime.ray_session import cluster_address, ray_session
-from syncclip.shards.index import forget_index, index_set, read_index
-from syncclip.shards.markers import GROUP, committed, markers, shard_name, stats_name, table_name, write_group
+from syncclip.shards.index import INDEX, forget_index, index_set, read_index
+from syncclip.shards.markers import FILES, GROUP, LISTED, committed, markers, shard_name, write_group
 from syncclip.storage.status_file import keep_status_file
 from syncclip.synthesis.autotune import tuned
 from syncclip.synthesis.budget import Budget
@@ -32,11 +32,12 @@ from syncclip.synthesis.plan import PLAN_NAME, Plan, agreed_plan, read_plan, wri
 from syncclip.synthesis.settings import CostSettings
 from syncclip.synthesis.status import (
     GAUGE_INTERVAL_SECONDS,
-    STATUS_NAME,
     SynthesisMetrics,
     SynthesisStatus,
     mark_complete,
+    part_names,
     read_status,
+    status_name,
 )
 from syncclip.synthesis.summary import SUMMARY_NAME, SetSummary, Work, summarise
 from syncclip.synthesis.worker import ShardWorker
@@ -49,6 +50,8 @@ Observer = Callable[[SynthesisStatus], None]
 
 FREE = CostSettings()
 """No price and no budget."""
+PATIENCE = 3600.0
+"""Maximum time in seconds to wait while another job writes the plan or completes the dataset."""
 
 
 def synthesise_set(
@@ -79,72 +82,140 @@ def synthesise_set(
         UserError: the generator is missing, the folder is read-only or contains a different plan, there are too few
             CPUs or GPUs, the budget is reached, or a shard failed permanently. Committed shards are kept.
     """
-    url = str(storage.local_path(url).resolve()) if storage.is_local(url) else url  # actors run in other folders
+    url = _absolute(url)
     with ExitStack() as locks:
-        if not has_all(requested, url):
-            locks.enter_context(storage.lock(url, "synth"))
-        stored = read_plan(url)
-        if stored is None and next(markers(url), None) is not None:
-            raise UserError(f"{url} contains shards but no {PLAN_NAME}; use a different folder, or restore {PLAN_NAME}")
-        plan = requested if stored is None else agreed_plan(requested, stored, url)
-        require_trust(plan.generator.pipeline_class, "generator.pipeline_class: ")
-        if place_assets is not None:
-            plan = place_assets(plan, url)
-        images = {shard: len(plan.shard_range(shard)) for shard in plan.shards(requested.images_per_class)}
-        # Read after `place_assets`, which may take minutes.
-        done = {stats.shard: stats.seconds for stats in markers(url)}
-        todo = [shard for shard in images if shard not in done]
-        work = None
-        if todo:
-            hold = locks.enter_context(storage.lock(url, "synth"))  # not locked above if all files exist
-            located = locate(plan.generator, plan.weights)
-            licence = licence_of(plan.generator, located) if stored is None else stored.licence
-            plan = plan.model_copy(update={"weights": located.fingerprint, "licence": licence})
-            check_capacity(pool, plan.threads)
-            budget = _budget(plan, url, cost, pool, done)
-            budget.check(len(images) - len(todo), len(images))
-            if stored is None and plan.generator.batch_size == "auto":
-                plan = tuned(plan, located, pool)
-            if plan != stored:
-                write_plan(plan, url)
-            job = _Job(plan, url, images, todo, pool, budget, hold.token, new=stored is None)
-            work = _generate(job, located, show, observe)
+        guard = partial(storage.lock, url, "synth")
+        if not is_complete(requested, url):
+            locks.enter_context(guard())
+        hold = lambda: locks.enter_context(guard())  # noqa: E731  # not locked above if all files exist
+        plan, job = _prepare(requested, url, pool, cost, place_assets, hold)
+        work = None if job is None else _generate(job, show, observe)
         final = read_plan(url)  # again, since files may have been deleted during the run
         summary = None if final is None else summarise(final, url, work)
         storage.require(url, (*files_of(requested), SUMMARY_NAME))
         assert summary is not None
-        if not todo:
+        if job is None:
             if read_index(url, owner=plan.owner) is None:
-                with suppress(UserError), storage.lock(url, "synth"):  # the folder may be read-only
+                with suppress(UserError), guard():  # the folder may be read-only
                     index_set(url, plan.owner)
             mark_complete(url, summary.images, summary.planned, plan.owner)
         return summary
 
 
-def _budget(plan: Plan, url: str, cost: CostSettings, pool: Pool, done: Mapping[int, float]) -> Budget:
+def synthesise_part(
+    requested: Plan,
+    url: str,
+    shards: range,
+    pool: Pool = ONE_ACTOR,
+    *,
+    cost: CostSettings = FREE,
+    place_assets: Callable[[Plan, str], Plan] | None = None,
+    show: bool = True,
+) -> None:
+    """Generate the missing shards of a range; jobs on other clusters may generate other ranges at the same time.
+
+    The first job writes the plan. Each job has its own status and budget. Once all shards are committed,
+    `synthesise_set` completes the dataset, which is byte-identical to that of a single job.
+
+    Args:
+        shards: shards to generate.
+
+    Raises:
+        UserError: another job generates some of these shards or all shards; see also `synthesise_set`.
+    """
+    url = _absolute(url)
+    if has_all(requested, url, shards):
+        return
+    command = f"synth --shards {shards.start}:{shards.stop}"
+    with storage.lock(url, command, shards=shards) as hold:
+        stored = read_plan(url)
+        written = stored is not None and stored.images_per_class >= requested.images_per_class
+        plan_lock = storage.lock(storage.join(url, PLAN_NAME), command, file=True, patience=PATIENCE)
+        with nullcontext() if written else plan_lock:
+            _, job = _prepare(requested, url, pool, cost, place_assets, lambda: hold, shards)
+        if job is not None:
+            _generate(job, show, None)
+
+
+def _absolute(url: str) -> str:
+    return str(storage.local_path(url).resolve()) if storage.is_local(url) else url  # actors run in other folders
+
+
+def _prepare(
+    requested: Plan,
+    url: str,
+    pool: Pool,
+    cost: CostSettings,
+    place_assets: Callable[[Plan, str], Plan] | None,
+    hold: Callable[[], storage.Hold],
+    shards: range | None = None,
+) -> tuple[Plan, _Job | None]:
+    """Write the plan if necessary; return it with the job for its missing shards, or None if all are committed."""
+    stored = read_plan(url)
+    if stored is None and next(markers(url), None) is not None:
+        raise UserError(f"{url} contains shards but no {PLAN_NAME}; use a different folder, or restore {PLAN_NAME}")
+    plan = requested if stored is None else agreed_plan(requested, stored, url)
+    require_trust(plan.generator.pipeline_class, "generator.pipeline_class: ")
+    if place_assets is not None:
+        plan = place_assets(plan, url)
+    numbers = plan.shards(requested.images_per_class)
+    images = {shard: len(plan.shard_range(shard)) for shard in numbers if shards is None or shard in shards}
+    # Read after `place_assets`, which may take minutes.
+    monitor, done = RejectionMonitor(plan), dict[int, float]()
+    for stats in markers(url):
+        monitor.take_marker(stats)
+        if stats.shard in images:
+            done[stats.shard] = stats.seconds
+    todo = [shard for shard in images if shard not in done]
+    if not todo:
+        return plan, None
+    token = hold().token
+    located = locate(plan.generator, plan.weights)
+    licence = licence_of(plan.generator, located) if stored is None else stored.licence
+    plan = plan.model_copy(update={"weights": located.fingerprint, "licence": licence})
+    check_capacity(pool, plan.threads)
+    budget = _budget(plan, url, cost, pool, done, shards)
+    budget.check(len(images) - len(todo), len(images))
+    if stored is None and plan.generator.batch_size == "auto":
+        plan = tuned(plan, located, pool)
+    if plan != stored:
+        write_plan(plan, url)
+    new = stored is None and shards is None
+    return plan, _Job(plan, url, images, todo, pool, budget, monitor, token, located, shards, new)
+
+
+def _budget(
+    plan: Plan, url: str, cost: CostSettings, pool: Pool, done: Mapping[int, float], shards: range | None
+) -> Budget:
     """Return the budget at the start of a run; `done` maps committed shards to their durations in seconds.
 
     After a kill, the status lacks up to 15 s of the earlier run, but the markers contain all committed shards.
     """
     hours, throughput = float(pool.billed_hours(sum(done.values()))), cost.throughput or math.inf
     with suppress(UserError, OSError):
-        status = read_status(url, plan.owner)
+        status = read_status(url, plan.owner, "" if shards is None else status_name(shards))
         hours = max(hours, status.hours if status is not None else 0.0)
     mean = sum(done.values()) / len(done) if done else min(plan.shard_size, plan.total) / throughput
     return Budget(cost, pool, hours, mean)
 
 
-def files_of(requested: Plan) -> Iterator[str]:
-    """Yield the names of all files in the plan's dataset."""
+def files_of(requested: Plan, shards: range | None = None) -> Iterator[str]:
+    """Yield the names of all files in the plan's dataset, or in a range of its shards."""
     yield PLAN_NAME
-    for shard in requested.shards(requested.images_per_class):
-        yield from (shard_name(shard), table_name(shard), stats_name(shard))
+    for shard in shards or requested.shards(requested.images_per_class):
+        yield from (name(shard) for name in FILES)
 
 
-def has_all(requested: Plan, url: str) -> bool:
-    """Return whether all files of the plan's dataset exist; this requires a single listing."""
-    sizes = storage.sizes(url)
-    return all(name in sizes for name in files_of(requested))  # a set of names would take up half a gigabyte
+def has_all(requested: Plan, url: str, shards: range | None = None) -> bool:
+    """Return whether all files of the plan's dataset, or of a range of its shards, exist, with a single listing."""
+    sizes = storage.sizes(url, (*LISTED, PLAN_NAME))
+    return all(name in sizes for name in files_of(requested, shards))  # a set of names would take up half a gigabyte
+
+
+def is_complete(requested: Plan, url: str) -> bool:
+    """Return whether the plan's dataset is complete; on an object store, a missing index means that it is not."""
+    indexed = storage.is_local(url) or storage.exists(storage.join(url, INDEX))  # an unfinished dataset is not listed
+    return indexed and has_all(requested, url)
 
 
 @dataclass(frozen=True)
@@ -158,8 +229,12 @@ class _Job:
     todo: Sequence[int]
     pool: Pool
     budget: Budget
+    monitor: RejectionMonitor
     lock_token: str
     """Lock token that allows the actors to write to the dataset."""
+    located: Located
+    shards: range | None
+    """Range of shards, if other jobs generate the others."""
     new: bool
     """Whether this run created the dataset. The plan of a new dataset is removed if no shard is generated."""
 
@@ -167,6 +242,11 @@ class _Job:
         """Return the shards without a marker."""
         done = {stats.shard for stats in markers(self.url, owner=self.plan.owner)}
         return [shard for shard in self.images if shard not in done]
+
+    def has_group(self, group: int) -> bool:
+        """Return whether the job generates all shards of a group of markers."""
+        last = min(GROUP * (group + 1), len(self.plan.shards())) - 1
+        return self.shards is None or (GROUP * group in self.shards and last in self.shards)
 
     def failure(self, shard: int, cause: str, remaining: int) -> str:
         """Return the error message for a shard that failed permanently."""
@@ -195,10 +275,12 @@ def _reports(job: _Job, worker: Callable[[], ShardWorker]) -> Iterator[Report]:
         raise job.budget.error(len(job.images) - len(job.remaining()), len(job.images)) from error
 
 
-def _generate(job: _Job, located: Located, show: bool, observe: Observer | None) -> Work:
-    """Generate the missing shards, report progress, and write the index."""
-    plan, url, began = job.plan, job.url, time.monotonic()
+def _generate(job: _Job, show: bool, observe: Observer | None) -> Work:
+    """Generate the missing shards, report progress, and write the index unless other jobs generate other shards."""
+    plan, url, located, began = job.plan, job.url, job.located, time.monotonic()
     forget_index(url)
+    for name in part_names(url) if job.shards is None else ():
+        storage.remove(storage.join(url, name))
     planned, missing = sum(job.images.values()), sum(job.images[shard] for shard in job.todo)
     status = SynthesisStatus.begin(
         planned=planned,
@@ -208,7 +290,7 @@ def _generate(job: _Job, located: Located, show: bool, observe: Observer | None)
         hours=job.budget.hours,
         **job.budget.cost.model_dump(include={"price", "currency", "budget"}),
     )
-    monitor = RejectionMonitor(plan, markers(url, owner=plan.owner))
+    job.monitor.check()
     left = Counter(shard // GROUP for shard in job.todo)
     generating = False
     try:
@@ -218,7 +300,7 @@ def _generate(job: _Job, located: Located, show: bool, observe: Observer | None)
         token = os.environ.get(TOKEN) if plan.generator.endpoint else None
         worker = partial(ShardWorker, placed, url, job.pool.device, located.source, token, plan.owner)
         with ExitStack() as stack:
-            stack.enter_context(keep_status_file(storage.join(url, STATUS_NAME), status, plan.owner))
+            stack.enter_context(keep_status_file(storage.join(url, status_name(job.shards)), status, plan.owner))
             line = (
                 stack.enter_context(Progress(planned, "images", "synth", done=status.images, phase="starting Ray"))
                 if show
@@ -243,11 +325,11 @@ def _generate(job: _Job, located: Located, show: bool, observe: Observer | None)
                 if not report.error:
                     group = report.shard // GROUP
                     left[group] -= 1
-                    if not left[group] and len(job.images) > GROUP:
+                    if not left[group] and len(job.images) > GROUP and job.has_group(group):
                         write_group(url, group, plan.owner)
                     rejected = json.loads(report.classes_without_accepted)
-                    monitor.take(report.shard, {int(label): reason for label, reason in rejected.items()})
-                    monitor.check()
+                    job.monitor.take(report.shard, {int(label): reason for label, reason in rejected.items()})
+                    job.monitor.check()
     except BaseException as error:
         # Remove the plan of a dataset without shards to allow other settings in this folder. After an interruption,
         # however, a cluster's actors may still commit a shard, which needs the plan.
@@ -256,6 +338,7 @@ def _generate(job: _Job, located: Located, show: bool, observe: Observer | None)
             storage.remove(storage.join(url, PLAN_NAME))
         raise
     seconds, busy = round(time.monotonic() - began, 3), status.busy["generate"]
-    index_set(url, plan.owner)
+    if job.shards is None:
+        index_set(url, plan.owner)
     shared = status.model_dump(include={"rate", "computed", "cold_start", "downloaded"})
     return Work(images=status.fresh, seconds=seconds, busy=busy, **shared)

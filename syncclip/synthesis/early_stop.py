@@ -6,7 +6,7 @@ Committed shards are kept, since they are identical to those of a run that was n
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
@@ -18,27 +18,28 @@ PATIENCE = 64
 
 
 class RejectionMonitor:
-    """Counter of rejected images in classes without accepted images; the count includes the `done` shards.
+    """Counter of rejected images in classes without accepted images.
 
     `check` raises a UserError if at least `PATIENCE` images of the dataset or, with `keep: drop`, of a class have been
     rejected and none has been accepted.
     """
 
-    def __init__(self, plan: Plan, done: Iterable[ShardStats] = ()) -> None:
+    def __init__(self, plan: Plan) -> None:
         self.plan = plan
+        self._shards = plan.shards()
         self._accepted: set[int] = set()
         self._generated: Counter[int] = Counter()
         self._reasons: dict[int, Counter[str]] = {}
-        if plan.filters and plan.keep == "drop":  # with `keep: best`, markers also count rejected images as images
-            shards = plan.shards()
-            for stats in done:
-                if len(self._accepted) == plan.classes:
-                    break
-                if stats.shard in shards:
-                    reason = max(stats.rejects, key=stats.rejects.__getitem__, default="")
-                    empty = (label for label in range(plan.classes) if not stats.per_class.get(label))
-                    self.take(stats.shard, dict.fromkeys(empty, reason))
-            self.check()
+
+    def take_marker(self, stats: ShardStats) -> None:
+        """Add a shard of an earlier run."""
+        plan = self.plan
+        if not plan.filters or plan.keep != "drop" or stats.shard not in self._shards:
+            return  # with `keep: best`, markers also count rejected images as images
+        if len(self._accepted) < plan.classes:
+            reason = max(stats.rejects, key=stats.rejects.__getitem__, default="")
+            empty = (label for label in range(plan.classes) if not stats.per_class.get(label))
+            self.take(stats.shard, dict.fromkeys(empty, reason))
 
     def take(self, shard: int, rejected_by: Mapping[int, str]) -> None:
         """Add a committed shard; `rejected_by` maps classes without accepted images to their main rejection reason."""

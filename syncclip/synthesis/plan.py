@@ -7,6 +7,7 @@ extension boundary, so extending a dataset only adds shards.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
@@ -20,8 +21,9 @@ from syncclip import storage
 from syncclip.clip.backbone import BackboneSettings
 from syncclip.core.secrets import json_without_secrets, without_secrets
 from syncclip.core.settings import MANY, Settings, ShortText, UserError, added
-from syncclip.core.text import cut
+from syncclip.core.text import counted, cut
 from syncclip.core.validation_errors import first_error
+from syncclip.shards.markers import GROUP
 from syncclip.synthesis.filters import ClipFilterSettings, FilterSettings, check_scope
 from syncclip.synthesis.generators.settings import MACHINE, UNKNOWN, GeneratorSettings
 from syncclip.synthesis.prompts.settings import PromptSettings, check_classes, distinct, prompt_of, prompts_of
@@ -214,6 +216,33 @@ def draft(
         return Plan.model_validate(values)
     except ValidationError as error:
         raise UserError(first_error(error)) from error
+
+
+def parse_shards(text: str, shards: int) -> range:
+    """Parse a range of shards, `FIRST:END` or `PART/PARTS`, such as `0:50000` or `3/8`.
+
+    Parts are contiguous and begin at multiples of `GROUP`, the number of markers that are stored together, if possible.
+
+    Args:
+        shards: number of shards in the plan.
+
+    Raises:
+        UserError: the text is invalid, or the range is not contained in the plan.
+    """
+    if match := re.fullmatch(r"(\d+):(\d+)", text):
+        first, end = int(match[1]), int(match[2])
+        if first < end <= shards:
+            return range(first, end)
+    elif match := re.fullmatch(r"(\d+)/(\d+)", text):
+        part, parts = int(match[1]), int(match[2])
+        unit = GROUP if shards >= GROUP * parts else 1
+        if 1 <= part <= parts <= shards:
+            first, end = (shards * number // parts // unit * unit for number in (part - 1, part))
+            return range(first, shards if part == parts else end)
+    raise UserError(
+        f"--shards {text}: not a range of the plan's {counted(shards, 'shard')}; use FIRST:END, such as 0:{shards}, or "
+        "PART/PARTS, such as 1/2"
+    )
 
 
 def read_plan(url: str) -> Plan | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
 from collections import Counter
 from typing import Any
@@ -19,6 +20,8 @@ from syncclip.workers.report import Report
 from syncclip.workers.settings import ONE_ACTOR, Pool
 
 STATUS_NAME = "status.json"
+_PART_STATUS = re.compile(r"status-[0-9]+-[0-9]+\.json")
+REMEDY = "use the version that wrote it"
 STAGES = ("generate", "filter", "encode", "write")
 COMPUTED = "computed"
 """Name of the part of the `generate` stage during which the device was busy."""
@@ -137,20 +140,61 @@ class SynthesisStatus(JobStatus):
         return [*lines, self.last_sign_of_life("synth")]
 
 
-def read_status(url: str, owner: str | None = None) -> SynthesisStatus | None:
-    """Return the status of the synthetic dataset at `url`, if any; raise a UserError if this version can't read it."""
-    remedy = "use the version that wrote it"
-    return storage.read_document(storage.join(url, STATUS_NAME), SynthesisStatus, remedy, owner)
+def status_name(shards: range | None) -> str:
+    """Return the name of a job's status file."""
+    return STATUS_NAME if shards is None else f"status-{storage.range_name(shards)}.json"
+
+
+def read_status(url: str, owner: str | None = None, name: str = "") -> SynthesisStatus | None:
+    """Return the status in the file `name`, or the total of all jobs that generate the synthetic dataset at `url`.
+
+    Returns None without a status, and raises a UserError if this version can't read it.
+    """
+    names = [name] if name else [STATUS_NAME, *part_names(url)]
+    files = [storage.read_document(storage.join(url, each), SynthesisStatus, REMEDY, owner) for each in names]
+    parts = [status for status in files if status is not None]
+    if len(parts) < 2:
+        return parts[0] if parts else None
+    jobs = parts if files[0] is None else parts[1:]  # status.json, if any, describes an earlier job
+    states = [status.state for status in jobs]
+    state = min(states, key=("running", "failed", "interrupted", "ended", "complete").index)
+    sums: dict[str, Any] = {
+        key: sum(getattr(status, key) for status in jobs)
+        for key in ("images", "planned", "rate", "actors", "failed", "restarts", "downloaded")
+    }
+    left, rate = sums["planned"] - sums["images"], sum(status.rate for status in jobs if status.state == "running")
+    return jobs[0].model_copy(
+        update=sums
+        | {
+            "state": state,
+            "reason": "; ".join(dict.fromkeys(status.reason for status in jobs if status.reason)),
+            "began": min(status.began for status in jobs),
+            "seen": max(status.seen for status in jobs),
+            "remaining": round(left / rate, 1) if rate else None,
+            "busy": {stage: sum(status.busy[stage] for status in jobs) / len(jobs) for stage in STAGES},
+            "computed": sum(status.computed for status in jobs) / len(jobs),
+            "rejects": dict(sum((Counter(status.rejects) for status in jobs), Counter[str]()).most_common()),
+            "cold_start": max(status.cold_start for status in jobs),
+            "hours": sum(status.hours for status in parts),
+        }
+    )
+
+
+def part_names(url: str) -> list[str]:
+    """Return the names of the status files of jobs that generate only some shards."""
+    return [name for name in storage.sizes(url, ["status"]) if _PART_STATUS.fullmatch(name)]
 
 
 def mark_complete(url: str, images: int, planned: int, owner: str) -> None:
-    """Correct the status of a complete dataset whose driver died before writing the final status."""
+    """Store the total status of a complete dataset, unless its driver has already done so."""
     with contextlib.suppress(UserError, OSError):
-        status = read_status(url, owner)
-        if status is not None and status.state != "complete":
+        status, parts = read_status(url, owner), part_names(url)
+        if status is not None and (parts or status.state != "complete"):
             update: dict[str, Any] = {"state": "complete", "reason": "", "images": images, "planned": planned}
             update |= {"remaining": 0.0, "seen": round(time.time(), 3)}
             storage.write_document(storage.join(url, STATUS_NAME), status.model_copy(update=update), owner)
+            for name in parts:
+                storage.remove(storage.join(url, name))
 
 
 SHARD_SECONDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)

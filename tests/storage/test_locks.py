@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -348,6 +348,55 @@ def test_a_worker_writes_while_its_driver_has_the_lock(folder: str) -> None:
     assert storage.read_bytes(file) == b"2"
     with current().under_lock(folder, None):
         storage.write_bytes(file, b"4")
+
+
+@pytest.mark.parametrize("overlapping", [range(8), range(7, 9), None])
+def test_locks_on_overlapping_ranges_exclude_each_other(folder: str, overlapping: range | None) -> None:
+    with lock(folder, "synth --shards 0:8", shards=range(8)):
+        take(folder, shards=range(8))  # in the same thread
+        assert in_another_thread(lambda: take(folder, shards=range(8, 16))) is None
+        assert storage.listdir(folder) == []
+        error = in_another_thread(lambda: take(folder, shards=overlapping))
+        assert isinstance(error, UserError) and "`synth --shards 0:8` of " in str(error)
+    with lock(folder, "synth", shards=overlapping):
+        assert in_another_thread(lambda: take(folder, shards=range(8))) is not None
+    take(folder)
+
+
+def test_a_lock_on_a_range_covers_only_its_files(folder: str) -> None:
+    with lock(folder, "synth", shards=range(8)) as hold:
+        token = hold.token
+    names = {
+        "00007.tar": True,
+        "00008.tar": False,
+        "00007_stats.json": True,
+        "status-00000-00008.json": True,
+        "status-00008-00016.json": False,
+        "plan.json": False,
+    }
+    with lock(folder, "synth", shards=range(8)):  # the lock of `token` is lost
+        for name, covered in names.items():
+            lost = pytest.raises(LostLockError) if covered else nullcontext()
+            with ThreadPoolExecutor(1) as threads, lost:
+                threads.submit(write_under, folder, token, name).result()
+            assert storage.exists(storage.join(folder, name)) != covered, name
+
+
+def write_under(folder: str, token: str, name: str) -> None:
+    """Write a file as an actor of the driver that has, or had, the lock `token`."""
+    with current().under_lock(folder, token):
+        storage.write_bytes(storage.join(folder, name), b"1")
+
+
+@pytest.mark.parametrize("shards", [range(4, 9), None])
+def test_an_overlapping_range_is_taken_over_if_its_process_was_killed(folder: str, shards: range | None) -> None:
+    name = storage.join(folder, ".shards-00000-00008.lock")
+    owner = {**Owner.here().model_dump(), "pid": 2**22 - 1}
+    content = {"command": "synth", "owner": owner, "since": "2026-01-01 00:00 UTC", "token": "t"}
+    storage.write_bytes(storage.join(folder, "00000.tar"), b"1")
+    assert swap(name, None, json.dumps(content).encode())
+    take(folder, shards=shards)
+    assert read_current(name) is None and storage.listdir(folder) == ["00000.tar"]
 
 
 def test_an_unwritable_location_is_a_one_line_error(tmp_path: Path) -> None:

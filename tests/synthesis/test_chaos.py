@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
+from syncclip.shards.index import read_index
+from syncclip.synthesis.status import part_names, read_status
 from tests.object_store import faulty_bucket
 from tests.worlds.chaos import Weather, digests, quiet_bytes, storm, times_there
-from tests.worlds.light import light_plan
+from tests.worlds.light import LEDGER, PACE, light_plan, read_notes
 
 SHARDS, SHARD_SIZE = 208, 16
 
@@ -33,3 +41,48 @@ def test_kills_and_faults_change_no_byte(tmp_path: Path) -> None:
     assert {"actor", "driver", "queue", "worker"} <= toll.kills.keys()
     # A process that dies may lose the shard that it writes and the one that it generates.
     assert 0 <= toll.wasted <= toll.deaths * 2 * SHARD_SIZE + toll.failed
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.fault
+@pytest.mark.nightly
+@pytest.mark.timeout(600)
+def test_three_ray_clusters_fill_a_dataset_on_s3(tmp_path: Path) -> None:
+    """Each job starts its own Ray head. The second one is killed (-9) in the middle of its shards and restarted."""
+    plan = light_plan(60, 16)
+    expected = quiet_bytes(plan, tmp_path / "quiet")
+    (tmp_path / "plan.json").write_text(plan.model_dump_json())
+    ledgers = [tmp_path / f"ledger{part}" for part in range(3)]
+    for ledger in ledgers:
+        ledger.touch()
+    with faulty_bucket() as (bucket, proxy):
+        url = f"{bucket}/set"
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        environment |= {PACE: "0.1", "AWS_ENDPOINT_URL_S3": proxy.endpoint, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+        def start(part: int) -> subprocess.Popen[str]:
+            line = [sys.executable, "-m", "tests.worlds.light", str(tmp_path / "plan.json"), url, "1", f"{part + 1}/3"]
+            return subprocess.Popen(line, env=environment | {LEDGER: str(ledgers[part])}, stderr=PIPE, text=True)
+
+        with ExitStack() as stack:
+            jobs = [start(part) for part in range(3)]
+            for job in jobs:
+                stack.callback(job.kill)
+            while sum(note.deed == "draw" for note in read_notes(ledgers[1])) < 34:  # of 80 batches
+                assert jobs[1].poll() is None, jobs[1].communicate()[1]
+                time.sleep(0.1)
+            _, error = start(1).communicate()  # the same shards, while the first job is alive
+            assert "`synth --shards 20:40` of " in error.splitlines()[-1]
+            jobs[1].kill()
+            jobs[1].wait()
+            jobs[1] = start(1)
+            stack.callback(jobs[1].kill)
+            errors = [job.communicate()[1] for job in jobs]
+        assert [job.returncode for job in jobs] == [0, 0, 0], errors
+        assert digests(url) == expected and set(times_there(plan, url).values()) == {1}
+        status = read_status(url)
+        assert status is not None and (status.state, status.images) == ("complete", plan.total)
+        assert part_names(url) == [] and read_index(url) is not None
+    drawn = [sum(note.images for note in read_notes(ledger) if note.deed == "draw") for ledger in ledgers]
+    assert drawn[0] == drawn[2] == 320 and 320 <= drawn[1] <= 320 + 2 * 16

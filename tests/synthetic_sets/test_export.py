@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import DEVNULL
 from typing import Any
 
 import pytest
@@ -25,6 +31,8 @@ from syncclip.verify import Verification, verify
 from tests.object_store import faulty_bucket
 from tests.shards.sets import index_of
 from tests.synthetic_sets.test_merge import make_set
+from tests.worlds.chaos import quiet_bytes
+from tests.worlds.light import light_plan
 
 NAMES = ("tabby/cat", "fir tree", "Größe")
 COUNTS = (3, 5, 4)
@@ -168,6 +176,36 @@ def test_a_killed_export_is_resumed_and_damage_is_repaired(
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"!")
     export_set(url, f"{tmp_path}/out", to)
     assert files(tmp_path / "out") == files(tmp_path / "complete")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.fault
+@pytest.mark.nightly
+@pytest.mark.timeout(900)
+def test_two_actors_export_and_verify_20_000_images_also_after_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, url = light_plan(20, 1000), str(tmp_path / "set")
+    quiet_bytes(plan, Path(url))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert export_set(url, f"{tmp_path}/single", "folder") == 20_000
+    line = [sys.executable, "-m", "syncclip", "shards", "export", url, "--to", "folder", "--actors", "2"]
+    line += ["--out", f"{tmp_path}/double"]
+    with subprocess.Popen(line, start_new_session=True, stdout=DEVNULL, stderr=DEVNULL) as killed:
+        while len([*(tmp_path / "double").rglob("*.jpg")]) < 6_000:
+            assert killed.poll() is None
+            time.sleep(0.1)
+        os.killpg(killed.pid, signal.SIGKILL)
+    subprocess.run(line, check=True)
+    assert files(tmp_path / "double") == files(tmp_path / "single")
+
+    for name in ("00003.tar", "00011.parquet"):
+        path = Path(url, name)
+        path.write_bytes(bytes(1000) + path.read_bytes()[1000:])
+    Path(url, "00017_stats.json").unlink()
+    single, double = (verify(url, lambda _: None, actors=actors) for actors in (1, 2))
+    assert single == double and single.shards == [3, 11, 17]
 
 
 @pytest.mark.parametrize("to", ["folder", "huggingface"])

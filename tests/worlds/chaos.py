@@ -49,6 +49,8 @@ class Toll:
     refusals: list[str] = field(default_factory=list)
     """Error messages of the command."""
     notes: list[Note] = field(default_factory=list)
+    lifetimes: dict[int, tuple[float, float]] = field(default_factory=dict)
+    """Process ID of an actor -> times at which its process was first and last seen."""
     ended: float = 0.0
     seconds: float = 0.0
     """From the first command to the end of the last."""
@@ -65,16 +67,20 @@ class Toll:
 
     @property
     def alive(self) -> float:
-        """Sum over actors of the seconds from the first to the last batch."""
-        spans: dict[int, tuple[float, float]] = {}
-        for note in self.notes:
-            spans[note.actor] = spans.get(note.actor, (note.time, 0.0))[0], note.time
-        return sum(last - first for first, last in spans.values())
+        """Total seconds for which actors were alive."""
+        return sum(last - first for first, last in self.lifetimes.values())
 
     @property
-    def drawing(self) -> float:
-        """Seconds from the first image to the end."""
-        return self.ended - self.notes[0].time
+    def began(self) -> float:
+        """Start of the first actor."""
+        return min(first for first, _ in self.lifetimes.values())
+
+    @property
+    def load(self) -> float:
+        """Mean seconds from an actor's start to its first batch, over actors with a batch."""
+        drawn = {note.actor: note.time for note in reversed(self.notes) if note.deed == "draw"}
+        times = [time - self.lifetimes[actor][0] for actor, time in drawn.items() if actor in self.lifetimes]
+        return sum(times) / len(times)
 
 
 class Weather(NamedTuple):
@@ -114,6 +120,7 @@ def storm(plan: Plan, url: str, folder: Path, weather: Weather) -> Toll:
                 time.sleep(0.05)
                 with contextlib.suppress(psutil.NoSuchProcess):
                     family.update(psutil.Process(command.pid).children(recursive=True))
+                _see_actors(family, toll.lifetimes)
                 killer.strike(psutil.Process(command.pid), family)
                 if time.time() > deadline:
                     command.kill()
@@ -128,7 +135,7 @@ def storm(plan: Plan, url: str, folder: Path, weather: Weather) -> Toll:
         if command.returncode != -signal.SIGKILL:
             toll.refusals.append(log.read_text().strip().splitlines()[-1])
     toll.seconds = toll.ended - began
-    toll.notes = read_notes(ledger)
+    toll.notes = [note for note in read_notes(ledger) if note.deed in ("draw", "fail")]
     toll.kills, toll.deaths = killer.kills, killer.deaths
     return toll
 
@@ -181,6 +188,13 @@ def _kind(process: psutil.Process) -> Kind | None:
     return SIGNS[sign] if sign is not None else None
 
 
+def _see_actors(family: set[psutil.Process], lifetimes: dict[int, tuple[float, float]]) -> None:
+    for process in family:
+        if _kind(process) == "actor":
+            now = time.time()
+            lifetimes[process.pid] = lifetimes.get(process.pid, (now, now))[0], now
+
+
 def _wait_for(family: set[psutil.Process]) -> None:
     """Wait for the end of a command's Ray, which also ends after a kill of its driver."""
     psutil.wait_procs(list(family), 30.0)
@@ -191,7 +205,8 @@ def quiet_bytes(plan: Plan, folder: Path) -> dict[str, str]:
     located = locate(plan.generator)
     licence = licence_of(plan.generator, located)
     complete = plan.model_copy(update={"weights": located.fingerprint, "licence": licence})
-    worker = LightWorker(write_plan(complete, str(folder)).model_dump_json(), str(folder), "cpu", "icons")
+    written = write_plan(complete, str(folder)).model_dump_json()
+    worker = LightWorker(written, str(folder), "cpu", "icons", owner=complete.owner)
     with mock.patch.dict(os.environ, {PACE: "0", LEDGER: os.devnull}):
         errors = [worker({"shard": shard})["error"] for shard in plan.shards()]
     assert not any(errors), errors

@@ -1,7 +1,7 @@
 """A generator of noise images instead of diffusers, and a command that synthesises a dataset with it.
 
-`python -m tests.worlds.light PLAN URL ACTORS` uses the job, actors and storage of `syncclip synth`. The environment
-contains the seconds per image, the file of the ledger, and the S3 endpoint.
+`python -m tests.worlds.light PLAN URL ACTORS [SHARDS]` uses the job, actors and storage of `syncclip synth`. The
+environment contains the seconds per image, the file of the ledger, and the S3 endpoint.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +20,10 @@ from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.synthesis import driver
 from syncclip.synthesis.filters import build_filters
-from syncclip.synthesis.plan import Plan, draft
+from syncclip.synthesis.plan import Plan, draft, parse_shards
 from syncclip.synthesis.settings import SynthesisSettings
 from syncclip.synthesis.worker import ShardWorker
+from syncclip.workers import job
 from syncclip.workers.report import Report
 from syncclip.workers.settings import Pool
 
@@ -38,7 +39,8 @@ class Note(NamedTuple):
     time: float
     actor: int
     deed: str
-    """`draw`: a batch begins; `fail`: a shard could not be generated or written, and is retried."""
+    """`draw`: a batch begins; `fail`: a shard could not be generated or written, and is retried; `load`: an actor
+    loads the generator; `execute`: the driver starts an execution of the actor pool."""
     images: int
 
 
@@ -58,6 +60,7 @@ class LightWorker(ShardWorker):
     """Worker with the light generator."""
 
     def tools(self) -> tuple[Any, list[Any]]:
+        write_note("load", 0)
         return LightGenerator(), build_filters(self.plan.filters, self.plan.classnames)
 
     def commit(self, unwritten: Any) -> Report:
@@ -93,18 +96,33 @@ def read_notes(ledger: Path) -> list[Note]:
     return sorted(Note(float(when), int(actor), deed, int(images)) for when, actor, deed, images in rows)
 
 
-def main(plan: str, url: str, actors: int) -> int:
-    """Generate the missing shards; returns 0 if the dataset is complete, and 2 after an error."""
+def _counted(run_pool: Callable[..., Iterator[Report]]) -> Callable[..., Iterator[Report]]:
+    """Return `run_pool`, which then records each execution."""
+
+    def run(*arguments: Any, **options: Any) -> Iterator[Report]:
+        write_note("execute", 0)
+        return run_pool(*arguments, **options)
+
+    return run
+
+
+def main(plan: str, url: str, actors: int, shards: str | None = None) -> int:
+    """Generate the missing shards, or those of a range; returns 0 if they are complete, and 2 after an error."""
     from syncclip.runtime.ray_session import ray_session
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3")
     options = {"endpoint_url": endpoint} if endpoint else {}
     storage.configure(options)
     driver.ShardWorker = LightWorker  # type: ignore[misc]
+    job.run_pool = _counted(job.run_pool)
     parsed = Plan.model_validate_json(Path(plan).read_text())
     try:
         with ray_session(cpus=actors):
-            driver.synthesise_set(parsed, url, Pool(actors), show=False)
+            if shards is not None:
+                part = parse_shards(shards, len(parsed.shards()))
+                driver.synthesise_part(parsed, url, part, Pool(actors), show=False)
+            if shards is None or driver.has_all(parsed, url):
+                driver.synthesise_set(parsed, url, Pool(actors), show=False)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
@@ -114,4 +132,4 @@ def main(plan: str, url: str, actors: int) -> int:
 if __name__ == "__main__":
     from tests.worlds import light  # under its module name, so that actors find the class
 
-    sys.exit(light.main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    sys.exit(light.main(sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:]))
