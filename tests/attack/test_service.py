@@ -18,6 +18,7 @@ SECONDS = float(os.environ.get("SYNCCLIP_ATTACK_SECONDS", "60"))
 
 
 @pytest.mark.attack
+@pytest.mark.alone
 @pytest.mark.ray
 @pytest.mark.slow
 def test_an_honest_client_is_served_while_others_attack(tiny: TinyWorld, tmp_path: Path) -> None:
