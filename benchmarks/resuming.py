@@ -1,0 +1,121 @@
+"""Measure how long `synth` takes to resume a large dataset on S3: `python -m benchmarks.resuming --help`.
+
+All shards but the last are committed. The time is measured in a new process, from the call until the last shard would
+be sent to the actors. The store is moto in a separate process, with listings from a sorted list of names. It has hardly
+any latency, so the number of requests is reported as well.
+"""
+
+from __future__ import annotations
+
+import bisect
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import nullcontext, suppress
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Annotated, Any
+from unittest import mock
+
+import typer
+
+from benchmarks.measuring import in_new_process
+from benchmarks.planning import peak_bytes
+from syncclip import storage
+from syncclip.shards.markers import ShardStats, shard_name, stats_name, table_name
+from syncclip.storage.checksums import with_checksum
+from syncclip.synthesis import driver
+from syncclip.synthesis.plan import PLAN_NAME, Plan
+from tests.object_store import ENVIRONMENT
+from tests.worlds.light import CLASSES, light_plan
+
+BUCKET, FOLDER, SHARD_SIZE = "bucket", "set", 1000
+
+
+def resume(endpoint: str, plan: str) -> tuple[float, float, int]:
+    """Resume the dataset until the first shard starts; return (seconds, seconds of CPU time, peak resident bytes)."""
+    storage.configure({"endpoint_url": endpoint})
+    wall, cpu = time.monotonic(), time.process_time()
+    with (
+        mock.patch.object(driver, "ray_session", nullcontext),  # measured by `orchestration`
+        mock.patch.object(driver, "check_capacity"),
+        mock.patch.object(driver, "run_job", side_effect=KeyboardInterrupt),
+        suppress(KeyboardInterrupt),
+    ):
+        driver.synthesise_set(Plan.model_validate_json(plan), f"s3://{BUCKET}/{FOLDER}", show=False)
+    return time.monotonic() - wall, time.process_time() - cpu, peak_bytes()
+
+
+def serve(parent: Connection, plan: str, grouped: bool) -> None:
+    """Serve the dataset, send the server's address to the parent, and then the number of requests of each kind."""
+    from moto.s3.models import S3Backend, s3_backends
+    from moto.server import ThreadedMotoServer
+
+    counts, names = Counter[str](), list[str]()
+
+    def listing(_: Any, bucket: Any, prefix: str, continuation_token: str | None, max_keys: int, **_others: Any) -> Any:
+        start = continuation_token
+        first = bisect.bisect_right(names, start) if start else bisect.bisect_left(names, prefix or "")
+        page = [name for name in names[first : first + max_keys + 1] if name.startswith(prefix or "")]
+        more = len(page) > max_keys
+        return [bucket.keys[name] for name in page[:max_keys]], more, page[max_keys - 1] if more else None
+
+    def count(record: logging.LogRecord) -> bool:
+        line = record.getMessage()
+        counts["pages of listings" if "list-type=2" in line else "reads" if '"GET' in line else "others"] += 1
+        return False
+
+    log = logging.getLogger("werkzeug")
+    log.addFilter(count)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    backend = s3_backends["123456789012"]["aws"]
+    bucket = backend.create_bucket(BUCKET, "us-east-1")
+    for name, data in _files(Plan.model_validate_json(plan), grouped):
+        backend.put_object(BUCKET, f"{FOLDER}/{name}", data)
+    names += sorted(bucket.keys)
+    with mock.patch.object(S3Backend, "list_objects_v2", listing):
+        parent.send("http://{}:{}".format(*server.get_host_and_port()))
+        parent.recv()
+        parent.send(dict(counts))
+
+
+def _files(plan: Plan, grouped: bool) -> Iterator[tuple[str, bytes]]:
+    """Yield the names and contents of the committed shards' files; tables and tars are empty."""
+    yield PLAN_NAME, with_checksum(plan.model_dump_json().encode(), "json", plan.owner)
+    per_class, group = dict.fromkeys(range(CLASSES), SHARD_SIZE // CLASSES), list[ShardStats]()
+    for shard in plan.shards()[:-1]:
+        no_data = {"count": SHARD_SIZE, "bytes": 0, "sha256": "0" * 64, "table_sha256": "0" * 64}
+        stats = ShardStats(shard=shard, per_class=per_class, owner=plan.owner, **no_data)
+        yield shard_name(shard), b""
+        yield table_name(shard), b""
+        yield stats_name(shard), with_checksum(stats.model_dump_json().encode(), "json", plan.owner)
+        group.append(stats)
+        if grouped and len(group) == 1000:
+            from syncclip.shards.markers import MarkerGroup, group_name
+
+            content = MarkerGroup(markers=tuple(group)).model_dump_json()
+            yield group_name(shard // 1000), with_checksum(content.encode(), "json", plan.owner)
+            group.clear()
+
+
+def main(
+    shards: Annotated[int, typer.Option(min=1, help="Number of shards.")] = 100_000,
+    grouped: Annotated[bool, typer.Option(help="Whether the markers of a thousand shards are stored together.")] = True,
+) -> None:
+    """Resume a dataset, and print the time, memory and requests."""
+    os.environ |= ENVIRONMENT
+    plan = light_plan(shards, SHARD_SIZE).model_dump_json()
+    parent, child = get_context("spawn").Pipe()
+    server = get_context("spawn").Process(target=serve, args=(child, plan, grouped), daemon=True)
+    server.start()
+    wall, cpu, peak = in_new_process(resume, parent.recv(), plan)
+    parent.send("done")
+    requests = ", ".join(f"{count:,} {kind}" for kind, count in parent.recv().items())
+    print(f"{shards:,} shards: {wall:.1f} s, {cpu:.1f} s of CPU time, peak {peak / 1e6:.0f} MB; {requests}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
