@@ -20,8 +20,8 @@ from syncclip.runtime.progress import print_message
 from syncclip.runtime.ray_session import cluster_address
 from syncclip.storage.urls import absolute
 from syncclip.synthesis.captioning import write_captions
-from syncclip.synthesis.driver import PATIENCE, files_of, has_all, is_complete, synthesise_part, synthesise_set
-from syncclip.synthesis.plan import parse_shards, read_plan
+from syncclip.synthesis.driver import MAX_WAIT, files_of, has_all, is_complete, synthesise_part, synthesise_set
+from syncclip.synthesis.plan import agreed_plan, parse_shards, read_plan
 from syncclip.synthesis.prompts.captions import Captions, WriterSettings
 from syncclip.synthesis.prompts.strategies import CaptionSettings
 from syncclip.synthesis.summary import SetSummary
@@ -61,7 +61,7 @@ def synth(recipe: Recipe, out: str | None = None, *, shards: str | None = None) 
     Args:
         out: folder or URL of the synthetic dataset; default: `<storage.root>/<name>/synthetic`.
         shards: range of shards, `FIRST:END` or `PART/PARTS`, if other jobs generate the others; see `parse_shards`. The
-            last job completes the dataset; earlier jobs return None.
+            last job writes the files of the complete dataset, such as its index; earlier jobs return None.
 
     Raises:
         UserError: see `synthesis.driver.synthesise_set`.
@@ -74,9 +74,12 @@ def synth(recipe: Recipe, out: str | None = None, *, shards: str | None = None) 
     """
     url = absolute(out or storage.join(recipe.folder, "synthetic"))
     storage.require_kind(url, "a synthetic dataset")
-    planned = plan(recipe)
-    if recipe.synthesis.shard_size is None and (stored := read_plan(url)):
-        planned = planned.model_copy(update={"shard_size": stored.shard_size})  # depends on the number of images
+    planned, stored = plan(recipe), read_plan(url)
+    if stored is not None:
+        if recipe.synthesis.shard_size is None:  # the default depends on the number of images
+            planned = planned.model_copy(update={"shard_size": stored.shard_size})
+        # An extended dataset has more shards than a new one.
+        planned = agreed_plan(planned, stored, url).limited(planned.images_per_class)
     synthesis, assets, guard = recipe.synthesis, partial(with_assets, recipe), partial(storage.lock, url, "synth")
     if shards is not None:
         part = parse_shards(shards, len(planned.shards()))
@@ -84,7 +87,7 @@ def synth(recipe: Recipe, out: str | None = None, *, shards: str | None = None) 
         print_message(f"shards {part.start}:{part.stop} of {len(planned.shards())} are committed: {url}")
         if not has_all(planned, url):
             return None
-        guard = partial(guard, patience=PATIENCE)  # another job may be completing the dataset
+        guard = partial(guard, patience=MAX_WAIT)  # another job may be completing the dataset
     with nullcontext() if shards is None and is_complete(planned, url) else guard():
         summary = synthesise_set(planned, url, synthesis.pool, cost=synthesis.cost, place_assets=assets)
         storage.write_with_checksum(storage.join(url, SET_RECIPE), recipe.to_yaml().encode(), owner=summary.owner)

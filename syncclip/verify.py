@@ -46,7 +46,7 @@ from syncclip.synthesis.filters.assets import checksum_of
 from syncclip.synthesis.plan import PLAN_NAME, read_plan
 from syncclip.synthesis.references import FOLDER as GUIDES
 from syncclip.synthesis.rejects import REJECTS, owner_of_shard
-from syncclip.synthesis.status import STATUS_NAME
+from syncclip.synthesis.status import PART_STATUS, STATUS_NAME
 from syncclip.synthesis.summary import SUMMARY_NAME
 from syncclip.synthetic_sets.imported import IMPORTED, SET_RECIPE, ImportedSet, read_set, require_content
 from syncclip.synthetic_sets.quality import STATS_NAME
@@ -302,8 +302,9 @@ def _is_ours(folder: _Folder, name: str) -> bool:
         return RECORD in folder.names
     if _PROTOCOL.fullmatch(name) and _protocol(folder) == name.rpartition(".")[0]:
         return True
-    pattern = REJECTS.fullmatch(name) or _MARKER.fullmatch(name) or GROUPED.fullmatch(name)
-    return name in WITH_CHECKSUM or EVENTS in name or name in (METRICS, COLUMNS) or pattern is not None
+    patterns = REJECTS, _MARKER, GROUPED, PART_STATUS
+    ours = name in WITH_CHECKSUM or EVENTS in name or name in (METRICS, COLUMNS)
+    return ours or any(pattern.fullmatch(name) for pattern in patterns)
 
 
 def _require_owner(folder: _Folder, name: str) -> None:

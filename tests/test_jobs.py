@@ -91,6 +91,20 @@ def test_extending_a_dataset_keeps_its_default_shard_size(
     assert [plan.shard_size for plan in planned] == [stored.shard_size] == [66]
 
 
+def test_parts_of_an_extended_dataset_include_all_its_shards(
+    tiny: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An extension begins a new shard, so that an extended dataset may have more shards than a new one."""
+    recipe = Recipe.load(tiny.recipe, ["synthesis.shard_size=5", "synthesis.images_per_class=1"])
+    write_plan(prepare.plan(recipe), str(tmp_path))
+    extended, parts = recipe.with_values({"synthesis.images_per_class": 3}), list[range]()
+    assert len(prepare.plan(extended).shards()) == 4
+    monkeypatch.setattr(jobs, "synthesise_part", lambda plan, url, part, *_, **__: parts.append(part))
+    for shards in ("1/2", "2/2", "4:5"):
+        assert jobs.synth(extended, str(tmp_path), shards=shards) is None
+    assert parts == [range(2), range(2, 5), range(4, 5)]
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")

@@ -30,6 +30,7 @@ MAX_LISTED_AGAIN = 100
 
 Report = Callable[[int, storage.DamagedError], None]
 _MARKER = re.compile(r"([0-9]{5,18})_stats\.json")
+_FILE = re.compile(r"([0-9]{5,18})(\.tar|\.parquet|_stats\.json)")
 GROUPED = re.compile(r"markers-([0-9]{5,18})\.json")
 """Name of a file with the markers of a group."""
 
@@ -119,7 +120,7 @@ def markers(
     """
     sizes, listed_again = storage.sizes(url, LISTED), False
     if not storage.is_local(url):  # list an object store again if the first listing lacks a shard's file
-        counts = Counter(match[0] for name in sizes if (match := re.match(r"\d{5,}", name)))
+        counts = Counter(match[1] for name in sizes if (match := _FILE.fullmatch(name)))
         if incomplete := [number for number, files in counts.items() if files < len(FILES)]:
             sizes = storage.sizes(url, incomplete if len(incomplete) <= MAX_LISTED_AGAIN else LISTED) | sizes
     numbers, first_owner = marked_shards(sizes), ""
@@ -155,6 +156,15 @@ def write_group(url: str, group: int, owner: str) -> None:
     shards = range(GROUP * group, GROUP * (group + 1))
     stored = [stats for _, stats in _read(url, shards, {}, None, owner)]
     storage.write_document(storage.join(url, group_name(group)), MarkerGroup(markers=tuple(stored)), owner)
+
+
+def write_missing_groups(url: str, shards: range, owner: str) -> None:
+    """Store the markers of all groups of a complete dataset that are not stored yet, if there are several groups."""
+    if len(shards) > GROUP:
+        stored = storage.sizes(url, ["markers-"])
+        for group in range(shards[-1] // GROUP + 1):
+            if group_name(group) not in stored:
+                write_group(url, group, owner)
 
 
 def forget_group(url: str, shard: int) -> None:

@@ -8,8 +8,8 @@ If the previous owner was only suspended, its writes fail after the takeover. Lo
 directory, which the new owner has removed. On S3, every write is a multipart upload. The new owner aborts all earlier
 uploads, and every process checks its lock before it completes a later upload.
 
-A lock on a range of shards covers only the files whose names begin with the numbers of these shards, or contain the
-range, so that several jobs can fill a folder. It excludes locks on overlapping ranges and on the whole folder.
+A lock on a range of shards covers all files but those whose names begin with the numbers of other shards, so that
+several jobs can fill a folder. It excludes locks on overlapping ranges and on the whole folder.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -38,7 +38,7 @@ from syncclip.storage.cleanup import abort_uploads, sweep
 from syncclip.storage.conditional_writes import SETTLE, UNLISTED, opened, read_current, swap
 from syncclip.storage.responses import before_send
 from syncclip.storage.retries import UnreachableError, http_status, user_errors, with_retries
-from syncclip.storage.urls import S3, is_local, join, local_path, scheme
+from syncclip.storage.urls import OBJECT_STORES, S3, is_local, join, local_path, scheme
 
 LOCK_FILE = ".syncclip.lock"
 _RANGE_LOCK = re.compile(r"\.shards-(\d+)-(\d+)\.lock")
@@ -97,10 +97,14 @@ class Hold:
         return path == self.url or (path.startswith(f"{self.url}/") and self._includes(path[len(self.url) + 1 :]))
 
     def _includes(self, name: str) -> bool:
-        if self.shards is None:
-            return True
         number = re.match(r"\d{5,}", name)
-        return int(number[0]) in self.shards if number else f"-{range_name(self.shards)}." in name
+        return self.shards is None or number is None or int(number[0]) in self.shards
+
+    def owns(self, path: str) -> bool:
+        """Return whether the lock covers a file to which no owner of a lock on other shards writes."""
+        name = path.rpartition("/")[2]
+        own = self.shards is None or name[:5].isdigit() or f"-{range_name(self.shards)}." in name
+        return own and self.covers(path)
 
     def beat(self) -> None:
         """Renew the lock, and interrupt the main thread if the lock is lost; storage errors are ignored."""
@@ -263,10 +267,10 @@ def lock(
         holds = current().holds
         holds.append(hold)
         try:
-            _fence(hold, folder if file else url)
-            if not file:
-                _exclude(hold, command, patience)
-            with repeating(hold.beat, INTERVAL):
+            with repeating(hold.beat, INTERVAL):  # while waiting for the owners of other locks, too
+                if not file:
+                    _exclude(hold, command, patience)
+                _fence(hold, folder if file else url)
                 yield hold
         except BaseException as error:
             with suppress(UserError, OSError):  # the first error takes precedence
@@ -316,7 +320,7 @@ def _fence(hold: Hold, folder: str) -> None:
     url = hold.url
     if scheme(url) in S3:
         try:
-            with_retries(url, lambda *_: abort_uploads(url, only=hold.covers))
+            with_retries(url, lambda *_: abort_uploads(url, only=hold.owns))
         except OSError as error:
             if http_status(error) not in UNLISTED:
                 raise
@@ -334,8 +338,8 @@ def _exclude(hold: Hold, command: str, patience: float) -> None:
         if is_local(url):
             names = [path.name for path in local_path(url).iterdir()]
         else:
-            paths = [p for prefix in (".shards-", LOCK_FILE) for p in with_retries(url, partial(_find, prefix=prefix))]
-            names = [path.rpartition("/")[2] for path in paths]
+            prefixes = (".shards-", LOCK_FILE) if scheme(url) in OBJECT_STORES else ()
+            names = [path.rpartition("/")[2] for path in with_retries(url, partial(_list, prefixes=prefixes))]
         for lock_url in sorted(join(url, name) for name in names if name == LOCK_FILE or _RANGE_LOCK.fullmatch(name)):
             ours, theirs = hold.shards, _shards_of(lock_url)
             apart = ours and theirs and (ours.stop <= theirs.start or theirs.stop <= ours.start)
@@ -345,8 +349,10 @@ def _exclude(hold: Hold, command: str, patience: float) -> None:
                 other.release()
 
 
-def _find(fs: Any, path: str, prefix: str) -> list[str]:
-    return [*fs.find(path, prefix=prefix)]
+def _list(fs: Any, path: str, prefixes: Sequence[str]) -> list[str]:
+    """List the files whose names begin with any of the prefixes; without prefixes, all files."""
+    lists = [fs.find(path, prefix=prefix) for prefix in prefixes] if prefixes else [fs.ls(path, detail=False)]
+    return [name for names in lists for name in names]
 
 
 def _acquire(url: str, lock_url: str, command: str, patience: float) -> Hold:

@@ -25,6 +25,8 @@ class Budget:
     """Hours billed for earlier runs; see `SynthesisStatus.hours`."""
     seconds: float
     """Expected seconds per shard; 0 if unknown."""
+    committed: float = 0.0
+    """See `SynthesisStatus.committed`."""
 
     @property
     def limit(self) -> float:

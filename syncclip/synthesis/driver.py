@@ -8,7 +8,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,7 +19,16 @@ from syncclip.runtime.heartbeat import repeating
 from syncclip.runtime.progress import Progress
 from syncclip.runtime.ray_session import cluster_address, ray_session
 from syncclip.shards.index import INDEX, forget_index, index_set, read_index
-from syncclip.shards.markers import FILES, GROUP, LISTED, committed, markers, shard_name, write_group
+from syncclip.shards.markers import (
+    FILES,
+    GROUP,
+    LISTED,
+    committed,
+    markers,
+    shard_name,
+    write_group,
+    write_missing_groups,
+)
 from syncclip.storage.status_file import keep_status_file
 from syncclip.synthesis.autotune import tuned
 from syncclip.synthesis.budget import Budget
@@ -35,6 +44,7 @@ from syncclip.synthesis.status import (
     SynthesisMetrics,
     SynthesisStatus,
     mark_complete,
+    overlapping_parts,
     part_names,
     read_status,
     status_name,
@@ -50,7 +60,7 @@ Observer = Callable[[SynthesisStatus], None]
 
 FREE = CostSettings()
 """No price and no budget."""
-PATIENCE = 3600.0
+MAX_WAIT = 3600.0
 """Maximum time in seconds to wait while another job writes the plan or completes the dataset."""
 
 
@@ -84,11 +94,13 @@ def synthesise_set(
     """
     url = _absolute(url)
     with ExitStack() as locks:
-        guard = partial(storage.lock, url, "synth")
+
+        def lock() -> storage.Hold:
+            return locks.enter_context(storage.lock(url, "synth"))
+
         if not is_complete(requested, url):
-            locks.enter_context(guard())
-        hold = lambda: locks.enter_context(guard())  # noqa: E731  # not locked above if all files exist
-        plan, job = _prepare(requested, url, pool, cost, place_assets, hold)
+            lock()
+        plan, job = _prepare(requested, url, pool, cost, place_assets, lock)
         work = None if job is None else _generate(job, show, observe)
         final = read_plan(url)  # again, since files may have been deleted during the run
         summary = None if final is None else summarise(final, url, work)
@@ -96,7 +108,8 @@ def synthesise_set(
         assert summary is not None
         if job is None:
             if read_index(url, owner=plan.owner) is None:
-                with suppress(UserError), guard():  # the folder may be read-only
+                with suppress(UserError), storage.lock(url, "synth"):  # the folder may be read-only
+                    write_missing_groups(url, plan.shards(), plan.owner)
                     index_set(url, plan.owner)
             mark_complete(url, summary.images, summary.planned, plan.owner)
         return summary
@@ -127,11 +140,18 @@ def synthesise_part(
     if has_all(requested, url, shards):
         return
     command = f"synth --shards {shards.start}:{shards.stop}"
-    with storage.lock(url, command, shards=shards) as hold:
+
+    def planned() -> bool:
         stored = read_plan(url)
-        written = stored is not None and stored.images_per_class >= requested.images_per_class
-        plan_lock = storage.lock(storage.join(url, PLAN_NAME), command, file=True, patience=PATIENCE)
-        with nullcontext() if written else plan_lock:
+        return stored is not None and stored.images_per_class >= requested.images_per_class
+
+    with storage.lock(url, command, shards=shards) as hold:
+        with ExitStack() as stack:
+            if not planned():
+                plan_url = storage.join(url, PLAN_NAME)
+                stack.enter_context(storage.lock(plan_url, command, file=True, patience=MAX_WAIT))
+                if planned():  # another job has written the plan
+                    stack.close()
             _, job = _prepare(requested, url, pool, cost, place_assets, lambda: hold, shards)
         if job is not None:
             _generate(job, show, None)
@@ -178,7 +198,7 @@ def _prepare(
     budget.check(len(images) - len(todo), len(images))
     if stored is None and plan.generator.batch_size == "auto":
         plan = tuned(plan, located, pool)
-    if plan != stored:
+    if stored is None or plan.to_store() != stored:
         write_plan(plan, url)
     new = stored is None and shards is None
     return plan, _Job(plan, url, images, todo, pool, budget, monitor, token, located, shards, new)
@@ -189,20 +209,27 @@ def _budget(
 ) -> Budget:
     """Return the budget at the start of a run; `done` maps committed shards to their durations in seconds.
 
-    After a kill, the status lacks up to 15 s of the earlier run, but the markers contain all committed shards.
+    After a kill, the status lacks up to 15 s of the earlier run, but the markers contain all committed shards. A job
+    that generates only some shards pays for its own shards, and for the jobs that it replaces.
     """
-    hours, throughput = float(pool.billed_hours(sum(done.values()))), cost.throughput or math.inf
+    paid, throughput = float(pool.billed_hours(sum(done.values()))), cost.throughput or math.inf
+    hours, committed = paid, 0.0
     with suppress(UserError, OSError):
         status = read_status(url, plan.owner, "" if shards is None else status_name(shards))
-        hours = max(hours, status.hours if status is not None else 0.0)
+        if shards is not None:
+            committed = paid if status is None else status.committed
+        hours = max(paid - committed, status.hours if status is not None else 0.0)
+        for name in () if shards is None else overlapping_parts(url, shards):
+            replaced = read_status(url, plan.owner, name)
+            hours += replaced.hours if replaced is not None else 0.0
     mean = sum(done.values()) / len(done) if done else min(plan.shard_size, plan.total) / throughput
-    return Budget(cost, pool, hours, mean)
+    return Budget(cost, pool, hours, mean, committed)
 
 
 def files_of(requested: Plan, shards: range | None = None) -> Iterator[str]:
     """Yield the names of all files in the plan's dataset, or in a range of its shards."""
     yield PLAN_NAME
-    for shard in shards or requested.shards(requested.images_per_class):
+    for shard in requested.shards(requested.images_per_class) if shards is None else shards:
         yield from (name(shard) for name in FILES)
 
 
@@ -279,7 +306,7 @@ def _generate(job: _Job, show: bool, observe: Observer | None) -> Work:
     """Generate the missing shards, report progress, and write the index unless other jobs generate other shards."""
     plan, url, located, began = job.plan, job.url, job.located, time.monotonic()
     forget_index(url)
-    for name in part_names(url) if job.shards is None else ():
+    for name in part_names(url) if job.shards is None else overlapping_parts(url, job.shards):
         storage.remove(storage.join(url, name))
     planned, missing = sum(job.images.values()), sum(job.images[shard] for shard in job.todo)
     status = SynthesisStatus.begin(
@@ -288,6 +315,7 @@ def _generate(job: _Job, show: bool, observe: Observer | None) -> Work:
         most=min(job.pool.size[1], len(job.todo)),
         pool=job.pool,
         hours=job.budget.hours,
+        committed=job.budget.committed,
         **job.budget.cost.model_dump(include={"price", "currency", "budget"}),
     )
     job.monitor.check()
@@ -325,7 +353,7 @@ def _generate(job: _Job, show: bool, observe: Observer | None) -> Work:
                 if not report.error:
                     group = report.shard // GROUP
                     left[group] -= 1
-                    if not left[group] and len(job.images) > GROUP and job.has_group(group):
+                    if not left[group] and len(plan.shards()) > GROUP and job.has_group(group):
                         write_group(url, group, plan.owner)
                     rejected = json.loads(report.classes_without_accepted)
                     job.monitor.take(report.shard, {int(label): reason for label, reason in rejected.items()})
@@ -339,6 +367,7 @@ def _generate(job: _Job, show: bool, observe: Observer | None) -> Work:
         raise
     seconds, busy = round(time.monotonic() - began, 3), status.busy["generate"]
     if job.shards is None:
+        write_missing_groups(url, plan.shards(), plan.owner)
         index_set(url, plan.owner)
     shared = status.model_dump(include={"rate", "computed", "cold_start", "downloaded"})
     return Work(images=status.fresh, seconds=seconds, busy=busy, **shared)

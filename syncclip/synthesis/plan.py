@@ -179,6 +179,15 @@ class Plan(Settings):
         values = self.model_dump(mode="json", exclude={"amounts": True, "licence": True, "generator": set(MACHINE)})
         return storage.identity(json_without_secrets(json.dumps(values, sort_keys=True)))
 
+    def to_store(self) -> Plan:
+        """Return the plan without machine-specific settings."""
+        return self.model_copy(update={"generator": self.generator.model_copy(update=MACHINE)})
+
+    def limited(self, images_per_class: int) -> Plan:
+        """Return the plan of the first `images_per_class` images of each class."""
+        amounts = [*(amount for amount in self.amounts if amount < images_per_class), images_per_class]
+        return self.model_copy(update={"amounts": tuple(amounts)})
+
     def extended(self, images_per_class: int) -> Plan:
         """Return the plan, extended to at least `images_per_class` images per class; existing shards don't change."""
         if images_per_class <= self.images_per_class:
@@ -270,8 +279,7 @@ def agreed_plan(requested: Plan, stored: Plan, url: str) -> Plan:
 def write_plan(plan: Plan, url: str) -> Plan:
     """Atomically store a plan from `draft` or `agreed_plan`, without machine-specific settings, and return the plan."""
     assert plan.generator.batch_size != "auto", "the batch size is measured before the plan is written"
-    stored = plan.model_copy(update={"generator": plan.generator.model_copy(update=MACHINE)})
-    storage.write_document(storage.join(url, PLAN_NAME), stored, plan.owner)
+    storage.write_document(storage.join(url, PLAN_NAME), plan.to_store(), plan.owner)
     return plan
 
 

@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field, PrivateAttr
@@ -14,13 +15,14 @@ from pydantic import Field, PrivateAttr
 from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.core.text import as_ascii, counted, duration, percent, size
-from syncclip.storage.status_file import JobStatus
+from syncclip.storage.status_file import SILENCE, JobStatus
 from syncclip.synthesis.budget import BudgetError
+from syncclip.synthesis.plan import read_plan
 from syncclip.workers.report import Report
 from syncclip.workers.settings import ONE_ACTOR, Pool
 
 STATUS_NAME = "status.json"
-_PART_STATUS = re.compile(r"status-[0-9]+-[0-9]+\.json")
+PART_STATUS = re.compile(r"status-([0-9]{5,})-([0-9]{5,})\.json")
 REMEDY = "use the version that wrote it"
 STAGES = ("generate", "filter", "encode", "write")
 COMPUTED = "computed"
@@ -56,7 +58,11 @@ class SynthesisStatus(JobStatus):
     """Size in bytes of the model weights that actors downloaded from storage in this run."""
     hours: float = 0.0
     """GPU-hours or, without GPUs, actor-hours billed for the dataset, including earlier runs. An actor is billed from
-    the start of its process, before it loads the weights, to its last heartbeat."""
+    the start of its process, before it loads the weights, to its last heartbeat. A job that generates only some shards
+    includes its own runs only."""
+    committed: float = 0.0
+    """Hours of the shards that other jobs had committed before the first run of a job that generates only some
+    shards."""
     price: float | None = None
     """Price per hour in `currency`."""
     currency: str = "USD"
@@ -151,38 +157,74 @@ def read_status(url: str, owner: str | None = None, name: str = "") -> Synthesis
     Returns None without a status, and raises a UserError if this version can't read it.
     """
     names = [name] if name else [STATUS_NAME, *part_names(url)]
-    files = [storage.read_document(storage.join(url, each), SynthesisStatus, REMEDY, owner) for each in names]
-    parts = [status for status in files if status is not None]
-    if len(parts) < 2:
-        return parts[0] if parts else None
-    jobs = parts if files[0] is None else parts[1:]  # status.json, if any, describes an earlier job
-    states = [status.state for status in jobs]
-    state = min(states, key=("running", "failed", "interrupted", "ended", "complete").index)
+    files = {each: storage.read_document(storage.join(url, each), SynthesisStatus, REMEDY, owner) for each in names}
+    earlier = files.pop(names[0])
+    jobs = {each: status for each, status in files.items() if status is not None}
+    if not jobs:
+        return earlier
+    plan = read_plan(url)
+    return _total(jobs, earlier, sum(job.planned for job in jobs.values()) if plan is None else plan.total)
+
+
+def _total(jobs: Mapping[str, SynthesisStatus], earlier: SynthesisStatus | None, planned: int) -> SynthesisStatus:
+    """Return the total status of jobs that generate parts of a dataset, keyed by file name.
+
+    Args:
+        earlier: status of an earlier job that generated the whole dataset, if any.
+        planned: number of images of the dataset.
+    """
+    now, every = time.time(), [*jobs.values()]
+    lost = {name: job for name, job in jobs.items() if job.state == "running" and now - job.seen > SILENCE}
+    running = [job for name, job in jobs.items() if job.state == "running" and name not in lost]
+    ended = ["interrupted" if name in lost else job.state for name, job in jobs.items()]
+    state = "running" if running else min(ended, key=("failed", "interrupted", "ended", "complete").index)
+    reasons = [f"no heartbeat from the job of {name} for {duration(now - job.seen)}" for name, job in lost.items()]
+    reasons += dict.fromkeys(job.reason for job in every if job.reason)
+    images = max(sum(job.images for job in every), 0 if earlier is None else earlier.images)
+    if state == "complete" and images < planned:
+        state, reasons = "interrupted", ["no job generates the other shards"]
+    rate = sum(job.rate for job in running)
+    budgets = [job.budget for job in every if job.budget is not None]
     sums: dict[str, Any] = {
-        key: sum(getattr(status, key) for status in jobs)
-        for key in ("images", "planned", "rate", "actors", "failed", "restarts", "downloaded")
+        key: sum(getattr(job, key) for job in every) for key in ("failed", "restarts", "downloaded", "hours")
     }
-    left, rate = sums["planned"] - sums["images"], sum(status.rate for status in jobs if status.state == "running")
-    return jobs[0].model_copy(
+    return every[0].model_copy(
         update=sums
         | {
             "state": state,
-            "reason": "; ".join(dict.fromkeys(status.reason for status in jobs if status.reason)),
-            "began": min(status.began for status in jobs),
-            "seen": max(status.seen for status in jobs),
-            "remaining": round(left / rate, 1) if rate else None,
-            "busy": {stage: sum(status.busy[stage] for status in jobs) / len(jobs) for stage in STAGES},
-            "computed": sum(status.computed for status in jobs) / len(jobs),
-            "rejects": dict(sum((Counter(status.rejects) for status in jobs), Counter[str]()).most_common()),
-            "cold_start": max(status.cold_start for status in jobs),
-            "hours": sum(status.hours for status in parts),
+            "reason": "; ".join(reasons),
+            "images": images,
+            "planned": planned,
+            "rate": round(rate, 4),
+            "actors": sum(job.actors for job in running),
+            "began": min(job.began for job in every),
+            "seen": max(job.seen for job in every),
+            "remaining": round((planned - images) / rate, 1) if rate else None,
+            "busy": {stage: sum(job.busy[stage] for job in every) / len(every) for stage in STAGES},
+            "computed": sum(job.computed for job in every) / len(every),
+            "rejects": dict(sum((Counter(job.rejects) for job in every), Counter[str]()).most_common()),
+            "cold_start": max(job.cold_start for job in every),
+            "hours": sums["hours"] + (0.0 if earlier is None else earlier.hours),
+            "budget": sum(budgets) if len(budgets) == len(every) else None,
         }
     )
 
 
+def overlapping_parts(url: str, shards: range) -> list[str]:
+    """Return the names of the status files of other jobs that generated any of these shards."""
+    names = []
+    for name in part_names(url):
+        match = PART_STATUS.fullmatch(name)
+        assert match is not None
+        first, end = int(match[1]), int(match[2])
+        if first < shards.stop and shards.start < end and (first, end) != (shards.start, shards.stop):
+            names.append(name)
+    return names
+
+
 def part_names(url: str) -> list[str]:
     """Return the names of the status files of jobs that generate only some shards."""
-    return [name for name in storage.sizes(url, ["status"]) if _PART_STATUS.fullmatch(name)]
+    return [name for name in storage.sizes(url, ["status"]) if PART_STATUS.fullmatch(name)]
 
 
 def mark_complete(url: str, images: int, planned: int, owner: str) -> None:

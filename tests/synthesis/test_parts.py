@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -109,6 +110,72 @@ def test_a_part_has_its_own_budget(in_process: list[int], make_plan: MakePlan, t
     with pytest.raises(UserError, match="budget of 8 USD reached: 1 of 2 shards are committed"):
         synthesise_part(plan, str(tmp_path), range(2, 4), cost=cost, show=False)
     assert in_process == [0, 1, 2, 3]
+
+
+def test_parts_and_a_single_job_store_the_same_groups_of_markers(
+    in_process: list[int], make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("shards.markers", "synthesis.driver"):
+        monkeypatch.setattr(f"syncclip.{module}.GROUP", 2)
+    plan, url = make_plan(6, shard_size=4), str(tmp_path / "parts")
+    for part in (range(1), range(1, 3), range(3, 5)):  # the first group belongs to two parts
+        synthesise_part(plan, url, part, show=False)
+    synthesise_set(plan, url, show=False)
+    synthesise_set(plan, str(tmp_path / "single"), show=False)
+    groups = [[*(tmp_path / name).glob("markers-*.json")] for name in ("parts", "single")]
+    assert [path.name for path in sorted(groups[0])] == [path.name for path in sorted(groups[1])]
+    assert len(groups[0]) == 3 and contents(url).keys() == contents(str(tmp_path / "single")).keys()
+
+
+def test_the_total_status_includes_lost_jobs_and_shards_without_a_job(
+    in_process: list[int], make_plan: MakePlan, tmp_path: Path
+) -> None:
+    plan, url = make_plan(6, shard_size=4), str(tmp_path)
+    for part in (range(2), range(2, 4)):
+        synthesise_part(plan, url, part, show=False)
+    status = read_status(url)
+    assert status is not None
+    assert (status.state, status.images, status.planned, status.rate) == ("interrupted", 16, 18, 0)
+    assert status.reason == "no job generates the other shards"
+    path = str(tmp_path / status_name(range(2, 4)))
+    for silence, state in ((0.0, "running"), (1000.0, "interrupted")):
+        job = read_status(url, name=status_name(range(2, 4)))
+        assert job is not None
+        update = {"state": "running", "rate": 3.0, "actors": 2, "seen": time.time() - silence, "budget": 4.0}
+        storage.write_document(path, job.model_copy(update=update), owner=plan.owner)
+        status = read_status(url)
+        assert status is not None and status.state == state
+        assert (status.rate, status.actors) == ((3.0, 2) if state == "running" else (0.0, 0))
+        assert status.budget is None, "the other job has none"
+    assert status.reason == "no heartbeat from the job of status-00002-00004.json for 16 min 40 s"
+
+
+def test_hours_of_earlier_and_replaced_jobs_are_billed_once(
+    in_process: list[int], make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, url = make_plan(8, shard_size=4), str(tmp_path)
+
+    def set_hours(name: str, hours: float) -> None:
+        status = read_status(url, name=name)
+        assert status is not None
+        owner = storage.read_owner(str(tmp_path / name))
+        storage.write_document(str(tmp_path / name), status.model_copy(update={"hours": hours}), owner)
+
+    def hours() -> float:
+        status = read_status(url)
+        assert status is not None
+        return round(status.hours, 2)
+
+    synthesise_set(make_plan(2, shard_size=4), url, show=False)
+    set_hours(STATUS_NAME, 10.0)
+    synthesise_part(plan, url, range(6), show=False)
+    assert hours() == 10.0, "the first job's shards are billed once"
+    set_hours(status_name(range(6)), 5.0)
+    (tmp_path / "00004_stats.json").unlink()
+    synthesise_part(plan, url, range(4, 7), show=False)  # replaces the job of 0:6
+    assert part_names(url) == [status_name(range(4, 7))] and hours() == 15.0
+    synthesise_set(plan, url, show=False)
+    assert part_names(url) == [] and hours() == 15.0
 
 
 @pytest.mark.parametrize(
