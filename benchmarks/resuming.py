@@ -7,16 +7,13 @@ any latency, so the number of requests is reported as well.
 
 from __future__ import annotations
 
-import bisect
-import logging
 import os
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
+from functools import partial
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
-from typing import Annotated, Any
+from typing import Annotated
 from unittest import mock
 
 import typer
@@ -29,6 +26,7 @@ from syncclip.storage.checksums import with_checksum
 from syncclip.synthesis import driver
 from syncclip.synthesis.plan import PLAN_NAME, Plan
 from tests.object_store import ENVIRONMENT
+from tests.worlds.large_s3 import serve
 from tests.worlds.light import CLASSES, light_plan
 
 BUCKET, FOLDER, SHARD_SIZE = "bucket", "set", 1000
@@ -48,42 +46,14 @@ def resume(endpoint: str, plan: str) -> tuple[float, float, int]:
     return time.monotonic() - wall, time.process_time() - cpu, peak_bytes()
 
 
-def serve(parent: Connection, plan: str, grouped: bool) -> None:
-    """Serve the dataset, send the server's address to the parent, and then the number of requests of each kind."""
-    from moto.s3.models import S3Backend, s3_backends
-    from moto.server import ThreadedMotoServer
-
-    counts, names = Counter[str](), list[str]()
-
-    def listing(_: Any, bucket: Any, prefix: str, continuation_token: str | None, max_keys: int, **_others: Any) -> Any:
-        start = continuation_token
-        first = bisect.bisect_right(names, start) if start else bisect.bisect_left(names, prefix or "")
-        page = [name for name in names[first : first + max_keys + 1] if name.startswith(prefix or "")]
-        more = len(page) > max_keys
-        return [bucket.keys[name] for name in page[:max_keys]], more, page[max_keys - 1] if more else None
-
-    def count(record: logging.LogRecord) -> bool:
-        line = record.getMessage()
-        counts["pages of listings" if "list-type=2" in line else "reads" if '"GET' in line else "others"] += 1
-        return False
-
-    log = logging.getLogger("werkzeug")
-    log.addFilter(count)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    backend = s3_backends["123456789012"]["aws"]
-    bucket = backend.create_bucket(BUCKET, "us-east-1")
-    for name, data in _files(Plan.model_validate_json(plan), grouped):
-        backend.put_object(BUCKET, f"{FOLDER}/{name}", data)
-    names += sorted(bucket.keys)
-    with mock.patch.object(S3Backend, "list_objects_v2", listing):
-        parent.send("http://{}:{}".format(*server.get_host_and_port()))
-        parent.recv()
-        parent.send(dict(counts))
+def _files(text: str, grouped: bool) -> Iterator[tuple[str, bytes]]:
+    """Yield the keys and contents of the committed shards' files; tables and tars are empty."""
+    plan = Plan.model_validate_json(text)
+    for name, content in _named(plan, grouped):
+        yield f"{FOLDER}/{name}", content
 
 
-def _files(plan: Plan, grouped: bool) -> Iterator[tuple[str, bytes]]:
-    """Yield the names and contents of the committed shards' files; tables and tars are empty."""
+def _named(plan: Plan, grouped: bool) -> Iterator[tuple[str, bytes]]:
     yield PLAN_NAME, with_checksum(plan.model_dump_json().encode(), "json", plan.owner)
     per_class, group = dict.fromkeys(range(CLASSES), SHARD_SIZE // CLASSES), list[ShardStats]()
     for shard in plan.shards()[:-1]:
@@ -109,7 +79,8 @@ def main(
     os.environ |= ENVIRONMENT
     plan = light_plan(shards, SHARD_SIZE).model_dump_json()
     parent, child = get_context("spawn").Pipe()
-    server = get_context("spawn").Process(target=serve, args=(child, plan, grouped), daemon=True)
+    files = partial(_files, plan, grouped)
+    server = get_context("spawn").Process(target=serve, args=(child, BUCKET, files), daemon=True)
     server.start()
     wall, cpu, peak = in_new_process(resume, parent.recv(), plan)
     parent.send("done")
