@@ -24,7 +24,7 @@ from syncclip.synthesis.settings import CostSettings
 from syncclip.synthesis.status import read_status
 from syncclip.workers.settings import Pool
 from tests.object_store import faulty_bucket
-from tests.worlds.chaos import Toll, Weather, digests, quiet_bytes, storm, times_there
+from tests.worlds.chaos import Conditions, Outcome, digests, occurrences, storm, undisturbed_bytes
 from tests.worlds.light import light_plan
 
 app = typer.Typer(add_completion=False)
@@ -46,61 +46,61 @@ def chaos(
     plan = light_plan(shards, shard_size)
     with tempfile.TemporaryDirectory() as name:
         calm, wild = (Path(name, part) for part in ("calm", "wild"))
-        wanted = quiet_bytes(plan, Path(name, "quiet"))
+        expected = undisturbed_bytes(plan, Path(name, "quiet"))
         with faulty_bucket() as (bucket, proxy):
-            weather = Weather(proxy.endpoint, actors, pace, limit=limit)
-            quiet = storm(plan, f"{bucket}/quiet", calm, weather)
+            conditions = Conditions(proxy.endpoint, actors, pace, limit=limit)
+            quiet = storm(plan, f"{bucket}/quiet", calm, conditions)
             proxy.spoil_some(faults, seed=seed)
-            toll = storm(plan, f"{bucket}/set", wild, weather._replace(every=every, seed=seed))
+            outcome = storm(plan, f"{bucket}/set", wild, conditions._replace(every=every, seed=seed))
             proxy.soothe()
-            same = digests(f"{bucket}/set") == wanted
-            counts = times_there(plan, f"{bucket}/set").values()
+            same = digests(f"{bucket}/set") == expected
+            counts = occurrences(plan, f"{bucket}/set").values()
             status = read_status(f"{bucket}/set")
             spoilt = dict(proxy.spoilt)
-    text.show(text.table("Chaos run", ["", "count"], figures(plan, toll, spoilt)))
+    text.show(text.table("Chaos run", ["", "count"], figures(plan, outcome, spoilt)))
     lost, double = sum(count == 0 for count in counts), sum(count > 1 for count in counts)
     text.show(f"{lost} lost, {double} duplicated, bytes {'equal' if same else 'DIFFERENT'}")
     assert status is not None
-    comparison = against(toll, status.hours, prediction(plan, quiet, toll, actors))
+    comparison = against(outcome, status.hours, prediction(plan, quiet, outcome, actors))
     text.show(text.table("Forecast", ["", "measured", "predicted", "90 % of runs"], comparison))
-    if not same or lost or double or toll.wasted > toll.deaths * shard_size + toll.failed:
+    if not same or lost or double or outcome.wasted > outcome.deaths * shard_size + outcome.failed:
         sys.exit(1)
 
 
-def prediction(plan: Plan, quiet: Toll, toll: Toll, actors: int) -> Forecast:
+def prediction(plan: Plan, quiet: Outcome, outcome: Outcome, actors: int) -> Forecast:
     """Return the forecast from the undisturbed run's throughput and the chaos run's deaths and outages."""
     cost = CostSettings(
         throughput=plan.total / (actors * (quiet.ended - quiet.began - quiet.load)),
-        preemptions=toll.deaths / (toll.alive / 3600),
-        wait=max(0.0, actors * (toll.ended - toll.began) - toll.alive) / max(1, toll.deaths),
+        preemptions=outcome.deaths / (outcome.alive / 3600),
+        wait=max(0.0, actors * (outcome.ended - outcome.began) - outcome.alive) / max(1, outcome.deaths),
         load=quiet.load,
     )
     return forecast(plan, cost, Pool(actors))
 
 
-def figures(plan: Plan, toll: Toll, spoilt: Mapping[str, int]) -> Iterator[tuple[str, int]]:
+def figures(plan: Plan, outcome: Outcome, spoilt: Mapping[str, int]) -> Iterator[tuple[str, int]]:
     """Yield the table rows with counts."""
     yield "shards", len(plan.shards())
     yield "images", plan.total
-    for kind, count in sorted(toll.kills.items()):
+    for kind, count in sorted(outcome.kills.items()):
         yield f"killed: {kind}", count
     for fault, count in sorted(spoilt.items()):
         yield f"S3: {fault}", count
-    yield "commands issued", toll.commands
-    yield "commands that gave up", len(toll.refusals)
-    yield "actors that died", toll.deaths
-    yield "images of shards whose writing failed", toll.failed
-    yield "images lost", toll.wasted
+    yield "commands issued", outcome.commands
+    yield "commands that gave up", len(outcome.refusals)
+    yield "actors that died", outcome.deaths
+    yield "images of shards whose writing failed", outcome.failed
+    yield "images lost", outcome.wasted
 
 
-def against(toll: Toll, billed: float, predicted: Forecast) -> Iterator[tuple[str, str, str, str]]:
+def against(outcome: Outcome, billed: float, predicted: Forecast) -> Iterator[tuple[str, str, str, str]]:
     """Yield the table rows with measured and predicted times and costs; `billed` is the status's number of hours."""
     wall, wasted, hours = predicted.wall, predicted.wasted, predicted.hours
     yield "seconds without kills", "", f"{predicted.quiet:.0f}", ""
-    yield "seconds", f"{toll.ended - toll.began:.0f}", f"{wall.mean:.0f}", f"{wall.low:.0f} to {wall.high:.0f}"
-    yield "images lost", f"{toll.wasted}", f"{wasted.mean:.0f}", f"{wasted.low:.0f} to {wasted.high:.0f}"
+    yield "seconds", f"{outcome.ended - outcome.began:.0f}", f"{wall.mean:.0f}", f"{wall.low:.0f} to {wall.high:.0f}"
+    yield "images lost", f"{outcome.wasted}", f"{wasted.mean:.0f}", f"{wasted.low:.0f} to {wasted.high:.0f}"
     low, high = (f"{hour * 3600:.0f}" for hour in (hours.low, hours.high))
-    yield "actor seconds, alive", f"{toll.alive:.0f}", f"{hours.mean * 3600:.0f}", f"{low} to {high}"
+    yield "actor seconds, alive", f"{outcome.alive:.0f}", f"{hours.mean * 3600:.0f}", f"{low} to {high}"
     yield "actor seconds, billed", f"{billed * 3600:.0f}", f"{hours.mean * 3600:.0f}", f"{low} to {high}"
 
 

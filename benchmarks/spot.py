@@ -24,7 +24,7 @@ import psutil
 import typer
 
 from syncclip.core import text
-from tests.worlds.chaos import digests, quiet_bytes, times_there
+from tests.worlds.chaos import digests, occurrences, undisturbed_bytes
 from tests.worlds.light import LEDGER, PACE, Note, light_plan, read_notes
 
 app = typer.Typer(add_completion=False)
@@ -59,16 +59,16 @@ def spot(
     plan = light_plan(shards, shard_size)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        wanted = quiet_bytes(plan, folder / "quiet")
+        expected = undisturbed_bytes(plan, folder / "quiet")
         (folder / "plan.json").write_text(plan.model_dump_json())
         began = time.time()
         lost = _run(folder, nodes, actors_per_node, pace, (kills, losses), seed, limit)
         seconds = time.time() - began
-        notes, same = read_notes(folder / "draws.txt"), digests(str(folder / "set")) == wanted
-        counts = times_there(plan, str(folder / "set")).values()
-    drawn = sum(note.images for note in notes if note.deed == "draw")
-    loads = Counter(note.actor for note in notes if note.deed == "load")
-    executions = sum(note.deed == "execute" for note in notes)
+        notes, same = read_notes(folder / "draws.txt"), digests(str(folder / "set")) == expected
+        counts = occurrences(plan, str(folder / "set")).values()
+    drawn = sum(note.images for note in notes if note.event == "draw")
+    loads = Counter(note.actor for note in notes if note.event == "load")
+    executions = sum(note.event == "execute" for note in notes)
     deaths = lost.actors + lost.on_nodes
     rows = [
         ("nodes", nodes),
@@ -80,7 +80,7 @@ def spot(
         ("actors on lost nodes", lost.on_nodes),
         ("executions", executions),
         ("processes that loaded the generator", len(loads)),
-        ("most loads of a process", max(loads.values())),
+        ("maximum loads per process", max(loads.values())),
         ("images computed twice", drawn - plan.total),
         ("seconds", round(seconds)),
     ]
@@ -104,35 +104,35 @@ def _run(
     """Generate the dataset on a cluster, and lose actors and nodes at the given rates per minute."""
     from ray.cluster_utils import Cluster
 
-    luck, lost, ledger = random.Random(seed), Losses(), folder / "draws.txt"
+    rng, lost, ledger = random.Random(seed), Losses(), folder / "draws.txt"
     ledger.touch()
     environment = os.environ | {PACE: str(pace), LEDGER: str(ledger), "PYTHONPATH": os.pathsep.join(sys.path)}
     os.environ |= {PACE: environment[PACE], LEDGER: environment[LEDGER], "PYTHONPATH": environment["PYTHONPATH"]}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": MEMORY})
     node: dict[str, Any] = {"num_cpus": actors_per_node, "object_store_memory": MEMORY}
     members = [cluster.add_node(**node) for _ in range(nodes)]
-    line = [sys.executable, "-m", "tests.worlds.light", str(folder / "plan.json"), str(folder / "set")]
-    line.append(str(nodes * actors_per_node))
+    arguments = [sys.executable, "-m", "tests.worlds.light", str(folder / "plan.json"), str(folder / "set")]
+    arguments.append(str(nodes * actors_per_node))
     waits = [60 / rate if rate else float("inf") for rate in rates]
     try:
         environment["RAY_ADDRESS"] = cluster.address
-        with subprocess.Popen(line, env=environment) as command:
+        with subprocess.Popen(arguments, env=environment) as command:
             began = time.monotonic()
             while not _loaded(read_notes(ledger)) and command.poll() is None:
                 time.sleep(0.5)
-            due = [time.monotonic() + luck.expovariate(1 / wait) if wait < limit else float("inf") for wait in waits]
+            due = [time.monotonic() + rng.expovariate(1 / wait) if wait < limit else float("inf") for wait in waits]
             while command.poll() is None:
                 time.sleep(0.2)
                 now = time.monotonic()
                 if now >= due[0] and (actors := _actors()):
-                    due[0] = now + luck.expovariate(1 / waits[0])
+                    due[0] = now + rng.expovariate(1 / waits[0])
                     with contextlib.suppress(psutil.NoSuchProcess):
-                        luck.choice(actors).kill()
+                        rng.choice(actors).kill()
                         lost.actors += 1
                 if now >= due[1]:
-                    due[1] = now + luck.expovariate(1 / waits[1])
+                    due[1] = now + rng.expovariate(1 / waits[1])
                     before = {process.pid for process in _actors()}
-                    victim = members.pop(luck.randrange(len(members)))
+                    victim = members.pop(rng.randrange(len(members)))
                     cluster.remove_node(victim, allow_graceful=False)
                     lost.nodes += 1
                     lost.on_nodes += len(before - {process.pid for process in _actors()})
@@ -147,7 +147,7 @@ def _run(
 
 
 def _loaded(notes: list[Note]) -> bool:
-    return any(note.deed == "draw" for note in notes)
+    return any(note.event == "draw" for note in notes)
 
 
 def _actors() -> list[psutil.Process]:

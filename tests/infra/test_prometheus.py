@@ -21,7 +21,7 @@ import yaml
 from cluster.one_machine import Head, waited
 from tests.infra.test_monitoring import MONITORING, dashboard
 from tests.ray_head import free_ports, ray_head
-from tests.worlds.chaos import times_there
+from tests.worlds.chaos import occurrences
 from tests.worlds.light import LEDGER, PACE, light_plan
 
 SHARDS, SHARD_SIZE = 100, 4
@@ -58,12 +58,12 @@ def test_the_dashboard_shows_the_committed_images_of_a_running_synthesis(tmp_pat
 
         def is_current() -> bool:
             assert not client.get_job_status(job).is_terminal(), client.get_job_logs(job)
-            committed = sum(times_there(plan, url).values())
+            committed = sum(occurrences(plan, url).values())
             try:
                 values.append(query_value(server, query))
             except OSError:  # a timeout
                 values.append(None)
-            return 0 < committed == values[-1] == sum(times_there(plan, url).values())
+            return 0 < committed == values[-1] == sum(occurrences(plan, url).values())
 
         assert waited(is_current), values
         assert values[-1] is not None and values[-1] < plan.total

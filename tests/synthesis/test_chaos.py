@@ -15,7 +15,7 @@ import pytest
 from syncclip.shards.index import read_index
 from syncclip.synthesis.status import part_names, read_status
 from tests.object_store import faulty_bucket
-from tests.worlds.chaos import Weather, digests, quiet_bytes, storm, times_there
+from tests.worlds.chaos import Conditions, digests, occurrences, storm, undisturbed_bytes
 from tests.worlds.light import LEDGER, PACE, light_plan, read_notes
 
 SHARDS, SHARD_SIZE = 208, 16
@@ -28,19 +28,19 @@ SHARDS, SHARD_SIZE = 208, 16
 @pytest.mark.timeout(1500)
 def test_kills_and_faults_change_no_byte(tmp_path: Path) -> None:
     plan = light_plan(SHARDS, SHARD_SIZE)
-    expected = quiet_bytes(plan, tmp_path / "quiet")
+    expected = undisturbed_bytes(plan, tmp_path / "quiet")
     with faulty_bucket() as (bucket, proxy):
         proxy.spoil_some(0.05, seed=1)
         # With this seed all kinds of processes are killed within the first third of the images.
-        weather = Weather(proxy.endpoint, actors=2, pace=0.02, every=280.0, seed=162, limit=1100.0)
-        toll = storm(plan, f"{bucket}/set", tmp_path, weather)
+        conditions = Conditions(proxy.endpoint, actors=2, pace=0.02, every=280.0, seed=162, limit=1100.0)
+        outcome = storm(plan, f"{bucket}/set", tmp_path, conditions)
         proxy.soothe()
         assert digests(f"{bucket}/set") == expected
-        assert set(times_there(plan, f"{bucket}/set").values()) == {1}
+        assert set(occurrences(plan, f"{bucket}/set").values()) == {1}
         assert {"503", "reset", "slow"} <= proxy.spoilt.keys()
-    assert {"actor", "driver", "queue", "worker"} <= toll.kills.keys()
+    assert {"actor", "driver", "queue", "worker"} <= outcome.kills.keys()
     # A process that dies may lose the shard that it writes and the one that it generates.
-    assert 0 <= toll.wasted <= toll.deaths * 2 * SHARD_SIZE + toll.failed
+    assert 0 <= outcome.wasted <= outcome.deaths * 2 * SHARD_SIZE + outcome.failed
 
 
 @pytest.mark.ray
@@ -51,7 +51,7 @@ def test_kills_and_faults_change_no_byte(tmp_path: Path) -> None:
 def test_three_ray_clusters_fill_a_dataset_on_s3(tmp_path: Path) -> None:
     """Each job starts its own Ray head. The second one is killed (-9) in the middle of its shards and restarted."""
     plan = light_plan(60, 16)
-    expected = quiet_bytes(plan, tmp_path / "quiet")
+    expected = undisturbed_bytes(plan, tmp_path / "quiet")
     (tmp_path / "plan.json").write_text(plan.model_dump_json())
     ledgers = [tmp_path / f"ledger{part}" for part in range(3)]
     for ledger in ledgers:
@@ -69,7 +69,7 @@ def test_three_ray_clusters_fill_a_dataset_on_s3(tmp_path: Path) -> None:
             jobs = [start(part) for part in range(3)]
             for job in jobs:
                 stack.callback(job.kill)
-            while sum(note.deed == "draw" for note in read_notes(ledgers[1])) < 34:  # of 80 batches
+            while sum(note.event == "draw" for note in read_notes(ledgers[1])) < 34:  # of 80 batches
                 assert jobs[1].poll() is None, jobs[1].communicate()[1]
                 time.sleep(0.1)
             _, error = start(1).communicate()  # the same shards, while the first job is alive
@@ -80,9 +80,9 @@ def test_three_ray_clusters_fill_a_dataset_on_s3(tmp_path: Path) -> None:
             stack.callback(jobs[1].kill)
             errors = [job.communicate()[1] for job in jobs]
         assert [job.returncode for job in jobs] == [0, 0, 0], errors
-        assert digests(url) == expected and set(times_there(plan, url).values()) == {1}
+        assert digests(url) == expected and set(occurrences(plan, url).values()) == {1}
         status = read_status(url)
         assert status is not None and (status.state, status.images) == ("complete", plan.total)
         assert part_names(url) == [] and read_index(url) is not None
-    drawn = [sum(note.images for note in read_notes(ledger) if note.deed == "draw") for ledger in ledgers]
+    drawn = [sum(note.images for note in read_notes(ledger) if note.event == "draw") for ledger in ledgers]
     assert drawn[0] == drawn[2] == 320 and 320 <= drawn[1] <= 320 + 2 * 16

@@ -31,7 +31,7 @@ from syncclip.verify import Verification, verify
 from tests.object_store import faulty_bucket
 from tests.shards.sets import index_of
 from tests.synthetic_sets.test_merge import make_set
-from tests.worlds.chaos import quiet_bytes
+from tests.worlds.chaos import undisturbed_bytes
 from tests.worlds.light import light_plan
 
 NAMES = ("tabby/cat", "fir tree", "Größe")
@@ -187,7 +187,7 @@ def test_two_actors_export_and_verify_20_000_images_also_after_a_kill(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, url = light_plan(20, 1000), str(tmp_path / "set")
-    quiet_bytes(plan, Path(url))
+    undisturbed_bytes(plan, Path(url))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert export_set(url, f"{tmp_path}/single", "folder") == 20_000
     line = [sys.executable, "-m", "syncclip", "shards", "export", url, "--to", "folder", "--actors", "2"]

@@ -35,10 +35,10 @@ SIGNS: dict[str, Kind | None] = {"Agent": None, "ShardRow": "actor", "ShardQueue
 
 
 @dataclass
-class Toll:
+class Outcome:
     """Events during the synthesis of a dataset."""
 
-    wanted: int
+    expected: int
     """Number of images of the dataset."""
     kills: Counter[str] = field(default_factory=Counter)
     """Kind -> number of killed processes."""
@@ -58,12 +58,12 @@ class Toll:
     @property
     def wasted(self) -> int:
         """Number of generated images that are not in the dataset."""
-        return sum(note.images for note in self.notes if note.deed == "draw") - self.wanted
+        return sum(note.images for note in self.notes if note.event == "draw") - self.expected
 
     @property
     def failed(self) -> int:
         """Number of images of failed shards."""
-        return sum(note.images for note in self.notes if note.deed == "fail")
+        return sum(note.images for note in self.notes if note.event == "fail")
 
     @property
     def alive(self) -> float:
@@ -78,12 +78,12 @@ class Toll:
     @property
     def load(self) -> float:
         """Mean seconds from an actor's start to its first batch, over actors with a batch."""
-        drawn = {note.actor: note.time for note in reversed(self.notes) if note.deed == "draw"}
+        drawn = {note.actor: note.time for note in reversed(self.notes) if note.event == "draw"}
         times = [time - self.lifetimes[actor][0] for actor, time in drawn.items() if actor in self.lifetimes]
         return sum(times) / len(times)
 
 
-class Weather(NamedTuple):
+class Conditions(NamedTuple):
     """Conditions of the synthesis."""
 
     endpoint: str
@@ -98,53 +98,53 @@ class Weather(NamedTuple):
     """Timeout in seconds."""
 
 
-def storm(plan: Plan, url: str, folder: Path, weather: Weather) -> Toll:
+def storm(plan: Plan, url: str, folder: Path, conditions: Conditions) -> Outcome:
     """Repeat the command until it succeeds; writes plan, ledger and logs into `folder`."""
     folder.mkdir(exist_ok=True)
     (folder / "plan.json").write_text(plan.model_dump_json())
     ledger = folder / "draws.txt"
     ledger.touch()
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    environment |= {PACE: str(weather.pace), LEDGER: str(ledger), "AWS_ENDPOINT_URL_S3": weather.endpoint}
+    environment |= {PACE: str(conditions.pace), LEDGER: str(ledger), "AWS_ENDPOINT_URL_S3": conditions.endpoint}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-    toll, killer = Toll(plan.total), Killer(ledger, weather.every, random.Random(weather.seed))
+    outcome, killer = Outcome(plan.total), Killer(ledger, conditions.every, random.Random(conditions.seed))
     began = time.time()
-    deadline = began + weather.limit
+    deadline = began + conditions.limit
     while True:
-        toll.commands += 1
-        log = folder / f"command{toll.commands}.log"
-        line = [sys.executable, "-m", "tests.worlds.light", str(folder / "plan.json"), url, str(weather.actors)]
+        outcome.commands += 1
+        log = folder / f"command{outcome.commands}.log"
+        line = [sys.executable, "-m", "tests.worlds.light", str(folder / "plan.json"), url, str(conditions.actors)]
         family: set[psutil.Process] = set()
         with log.open("wb") as out, subprocess.Popen(line, env=environment, stdout=out, stderr=out) as command:
             while command.poll() is None:
                 time.sleep(0.05)
                 with contextlib.suppress(psutil.NoSuchProcess):
                     family.update(psutil.Process(command.pid).children(recursive=True))
-                _see_actors(family, toll.lifetimes)
+                _see_actors(family, outcome.lifetimes)
                 killer.strike(psutil.Process(command.pid), family)
                 if time.time() > deadline:
                     command.kill()
-        toll.ended = time.time()
+        outcome.ended = time.time()
         _wait_for(family)
         if time.time() > deadline:
             raise TimeoutError(
-                f"not complete after {weather.limit:g} s and {dict(killer.kills)}: {log.read_text()[-2000:]}"
+                f"not complete after {conditions.limit:g} s and {dict(killer.kills)}: {log.read_text()[-2000:]}"
             )
         if command.returncode == 0:
             break
         if command.returncode != -signal.SIGKILL:
-            toll.refusals.append(log.read_text().strip().splitlines()[-1])
-    toll.seconds = toll.ended - began
-    toll.notes = [note for note in read_notes(ledger) if note.deed in ("draw", "fail")]
-    toll.kills, toll.deaths = killer.kills, killer.deaths
-    return toll
+            outcome.refusals.append(log.read_text().strip().splitlines()[-1])
+    outcome.seconds = outcome.ended - began
+    outcome.notes = [note for note in read_notes(ledger) if note.event in ("draw", "fail")]
+    outcome.kills, outcome.deaths = killer.kills, killer.deaths
+    return outcome
 
 
 class Killer:
     """Kills processes (-9) after random numbers of images."""
 
-    def __init__(self, ledger: Path, every: float, luck: random.Random) -> None:
-        self.ledger, self.every, self.luck = ledger, every, luck
+    def __init__(self, ledger: Path, every: float, rng: random.Random) -> None:
+        self.ledger, self.every, self.rng = ledger, every, rng
         self.kills: Counter[str] = Counter()
         self.deaths = 0
         """Number of actors that were killed, or died with their driver."""
@@ -153,7 +153,7 @@ class Killer:
 
     def strike(self, driver: psutil.Process, family: set[psutil.Process]) -> None:
         """Kill a process of a command if enough images were generated."""
-        drawn = sum(note.images for note in read_notes(self.ledger) if note.deed == "draw")
+        drawn = sum(note.images for note in read_notes(self.ledger) if note.event == "draw")
         if drawn < self._next:
             return
         processes: dict[Kind, list[psutil.Process]] = {"driver": [driver]}
@@ -162,10 +162,10 @@ class Killer:
                 processes.setdefault(kind, []).append(process)
         if "actor" not in processes:  # starting
             return
-        self._deck = self._deck or self.luck.sample(DECK, len(DECK))
+        self._deck = self._deck or self.rng.sample(DECK, len(DECK))
         kind = next((kind for kind in self._deck if kind in processes), "actor")
-        victim = self.luck.choice(sorted(processes[kind], key=lambda process: process.pid))
-        time.sleep(self.luck.uniform(0.0, 0.5))  # at a random point of a shard
+        victim = self.rng.choice(sorted(processes[kind], key=lambda process: process.pid))
+        time.sleep(self.rng.uniform(0.0, 0.5))  # at a random point of a shard
         with contextlib.suppress(psutil.NoSuchProcess):
             victim.kill()
             self.kills[kind] += 1
@@ -175,7 +175,7 @@ class Killer:
         self._next = self._later(drawn)
 
     def _later(self, drawn: float) -> float:
-        return drawn + self.luck.expovariate(1 / self.every) if self.every else float("inf")
+        return drawn + self.rng.expovariate(1 / self.every) if self.every else float("inf")
 
 
 def _kind(process: psutil.Process) -> Kind | None:
@@ -200,7 +200,7 @@ def _wait_for(family: set[psutil.Process]) -> None:
     psutil.wait_procs(list(family), 30.0)
 
 
-def quiet_bytes(plan: Plan, folder: Path) -> dict[str, str]:
+def undisturbed_bytes(plan: Plan, folder: Path) -> dict[str, str]:
     """Return the checksums of the dataset generated in this process without faults."""
     located = locate(plan.generator)
     licence = licence_of(plan.generator, located)
@@ -220,7 +220,7 @@ def digests(url: str) -> dict[str, str]:
     return {path.rpartition("/")[2]: hashlib.sha256(text).hexdigest() for path, text in texts.items()}
 
 
-def times_there(plan: Plan, url: str) -> Counter[int]:
+def occurrences(plan: Plan, url: str) -> Counter[int]:
     """Return sample index -> number of committed shards that contain it."""
     counts = Counter(dict.fromkeys(range(plan.total), 0))
     for shard, stats in committed(url).items():

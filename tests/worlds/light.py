@@ -38,7 +38,7 @@ class Note(NamedTuple):
 
     time: float
     actor: int
-    deed: str
+    event: str
     """`draw`: a batch begins; `fail`: a shard could not be generated or written, and is retried; `load`: an actor
     loads the generator; `execute`: the driver starts an execution of the actor pool."""
     images: int
@@ -80,11 +80,11 @@ def light_plan(shards: int, shard_size: int) -> Plan:
     return draft(settings, dataset="light", classnames=names, template="a {}.")
 
 
-def write_note(deed: str, images: int) -> None:
+def write_note(event: str, images: int) -> None:
     """Append a line to the ledger, if there is one, in a single write that survives a kill."""
     if LEDGER not in os.environ:
         return
-    line = f"{time.time():.3f} {os.getpid()} {deed} {images}\n"
+    line = f"{time.time():.3f} {os.getpid()} {event} {images}\n"
     file = os.open(os.environ[LEDGER], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(file, line.encode())
     os.close(file)
@@ -93,7 +93,7 @@ def write_note(deed: str, images: int) -> None:
 def read_notes(ledger: Path) -> list[Note]:
     """Read the events of all actors in order of time, without an incomplete last line."""
     rows = [line.split() for line in ledger.read_text().rpartition("\n")[0].splitlines()]
-    return sorted(Note(float(when), int(actor), deed, int(images)) for when, actor, deed, images in rows)
+    return sorted(Note(float(when), int(actor), event, int(images)) for when, actor, event, images in rows)
 
 
 def _counted(run_pool: Callable[..., Iterator[Report]]) -> Callable[..., Iterator[Report]]:
