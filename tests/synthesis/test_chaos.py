@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -72,8 +73,9 @@ def test_three_ray_clusters_fill_a_dataset_on_s3(tmp_path: Path) -> None:
             while sum(note.event == "draw" for note in read_notes(ledgers[1])) < 34:  # of 80 batches
                 assert jobs[1].poll() is None, jobs[1].communicate()[1]
                 time.sleep(0.1)
-            _, error = start(1).communicate()  # the same shards, while the first job is alive
-            assert "`synth --shards 20:40` of " in error.splitlines()[-1]
+            jobs[1].send_signal(signal.SIGSTOP)  # otherwise, it may end while another job for its shards starts
+            _, error = start(1).communicate()
+            assert "`synth --shards 20:40` of " in error
             jobs[1].kill()
             jobs[1].wait()
             jobs[1] = start(1)
