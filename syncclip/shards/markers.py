@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import groupby
+from os.path import commonprefix
 from string import digits
 from typing import NamedTuple
 
@@ -159,7 +160,7 @@ def markers_without_listing(url: str, shards: range, owner: str) -> Iterator[Sha
     of these groups existed when their markers were stored, and `markers` checks them before the job ends.
     """
     groups = range(shards.start // GROUP, -(-shards.stop // GROUP))
-    stored = {} if storage.is_local(url) or len(shards) <= GROUP else _read_groups(url, groups, owner)
+    stored = {} if storage.is_local(url) else _read_groups(url, groups, owner)
     others = []
     for group in groups:
         members = range(max(GROUP * group, shards.start), min(GROUP * (group + 1), shards.stop))
@@ -168,9 +169,10 @@ def markers_without_listing(url: str, shards: range, owner: str) -> Iterator[Sha
         else:
             others.append(group)
     if others:
-        prefixes = [f"{group:02d}" for group in others] if len(others) <= MAX_LISTED_AGAIN else LISTED
-        found = markers(url, owner=owner, prefixes=[*prefixes, *map(group_name, others)])
-        yield from (stats for stats in found if stats.shard in shards and stats.shard // GROUP in {*others})
+        ends = [[f"{GROUP * group:05d}", f"{GROUP * group + GROUP - 1:05d}"] for group in others]
+        prefixes = [*map(commonprefix, ends)] if len(others) <= MAX_LISTED_AGAIN else LISTED
+        listed = markers(url, owner=owner, prefixes=[*dict.fromkeys(prefixes), *map(group_name, others)])
+        yield from (stats for stats in listed if stats.shard in shards and stats.shard // GROUP in {*others})
 
 
 def _read_groups(url: str, groups: Iterable[int], owner: str) -> dict[int, Sequence[ShardStats]]:
