@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import groupby
+from os.path import commonprefix
 from string import digits
 from typing import NamedTuple
 
@@ -100,7 +102,11 @@ def committed(
 
 
 def markers(
-    url: str, report: Report | None = None, owner: str | None = None, stored: bool = True
+    url: str,
+    report: Report | None = None,
+    owner: str | None = None,
+    stored: bool = True,
+    prefixes: Sequence[str] = LISTED,
 ) -> Iterator[ShardStats]:
     """Yield the markers of the committed shards in ascending order, or nothing if the folder does not exist.
 
@@ -113,16 +119,17 @@ def markers(
             If None, the error is raised.
         owner: expected owner ID of the shards (see `storage.checksums`); by default, the first shard's owner.
         stored: whether to read the stored markers of groups instead of each shard's own marker.
+        prefixes: prefixes of the names of the files to list, by default of all shards' files.
 
     Raises:
         UserError: a marker has a newer format than this version supports.
         DamagedError: a marker is corrupt.
     """
-    sizes, listed_again = storage.sizes(url, LISTED), False
+    sizes, listed_again = storage.sizes(url, prefixes), False
     if not storage.is_local(url):  # list an object store again if the first listing lacks a shard's file
         counts = Counter(match[1] for name in sizes if (match := _FILE.fullmatch(name)))
         if incomplete := [number for number, files in counts.items() if files < len(FILES)]:
-            sizes = storage.sizes(url, incomplete if len(incomplete) <= MAX_LISTED_AGAIN else LISTED) | sizes
+            sizes = storage.sizes(url, incomplete if len(incomplete) <= MAX_LISTED_AGAIN else prefixes) | sizes
     numbers, first_owner = marked_shards(sizes), ""
     for group, members in groupby(numbers, key=lambda shard: shard // GROUP):
         grouped = _read_group(url, group) if stored and group_name(group) in sizes else {}
@@ -141,9 +148,42 @@ def markers(
                 report(shard, mismatch)
                 continue
             if sizes.get(shard_name(shard)) != stats.bytes and not (listed_again or storage.is_local(url)):
-                sizes, listed_again = storage.sizes(url, LISTED), True
+                sizes, listed_again = storage.sizes(url, prefixes), True
             if sizes.get(shard_name(shard)) == stats.bytes and table_name(shard) in sizes:
                 yield stats
+
+
+def markers_without_listing(url: str, shards: range, owner: str) -> Iterator[ShardStats]:
+    """Yield the markers of committed shards among `shards`, without listing the files of complete groups.
+
+    A job that resumes a large dataset on an object store saves the listing of hundreds of thousands of files. The files
+    of these groups existed when their markers were stored, and `markers` checks them before the job ends.
+    """
+    groups = range(shards.start // GROUP, -(-shards.stop // GROUP))
+    stored = {} if storage.is_local(url) else _read_groups(url, groups, owner)
+    others = []
+    for group in groups:
+        members = range(max(GROUP * group, shards.start), min(GROUP * (group + 1), shards.stop))
+        if len(complete := [stats for stats in stored.get(group, ()) if stats.shard in members]) == len(members):
+            yield from complete
+        else:
+            others.append(group)
+    if others:
+        ends = [[f"{GROUP * group:05d}", f"{GROUP * group + GROUP - 1:05d}"] for group in others]
+        prefixes = [*map(commonprefix, ends)] if len(others) <= MAX_LISTED_AGAIN else LISTED
+        listed = markers(url, owner=owner, prefixes=[*dict.fromkeys(prefixes), *map(group_name, others)])
+        yield from (stats for stats in listed if stats.shard in shards and stats.shard // GROUP in {*others})
+
+
+def _read_groups(url: str, groups: Iterable[int], owner: str) -> dict[int, Sequence[ShardStats]]:
+    """Read the stored markers of groups concurrently; groups that are missing or corrupt are omitted."""
+    names = {storage.join(url, group_name(group)): group for group in groups}
+    texts = storage.read_many(list(names), lambda *_: None, owner)
+    stored = {}
+    for name, text in texts.items():
+        with suppress(ValidationError):
+            stored[names[name]] = MarkerGroup.model_validate_json(text).markers
+    return stored
 
 
 def group_name(group: int) -> str:

@@ -25,6 +25,7 @@ from syncclip.shards.markers import (
     LISTED,
     committed,
     markers,
+    markers_without_listing,
     shard_name,
     write_group,
     write_missing_groups,
@@ -182,10 +183,12 @@ def _prepare(
     images = {shard: len(plan.shard_range(shard)) for shard in numbers if shards is None or shard in shards}
     # Read after `place_assets`, which may take minutes.
     monitor, done = RejectionMonitor(plan), dict[int, float]()
-    for stats in markers(url):
+    for stats in markers_without_listing(url, numbers, plan.owner):
         monitor.take_marker(stats)
         if stats.shard in images:
             done[stats.shard] = stats.seconds
+    if len(done) == len(images):  # otherwise, missing files are noticed at the end of the job
+        done = {stats.shard: stats.seconds for stats in markers(url) if stats.shard in images}
     todo = [shard for shard in images if shard not in done]
     if not todo:
         return plan, None

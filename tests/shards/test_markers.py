@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,10 +11,12 @@ import pytest
 from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.shards.markers import (
+    ShardStats,
     committed,
     forget_group,
     group_name,
     markers,
+    markers_without_listing,
     sample_key,
     shard_name,
     stats_name,
@@ -22,6 +24,7 @@ from syncclip.shards.markers import (
     write_group,
 )
 from syncclip.shards.reader import ShardSet
+from tests.object_store import s3_bucket
 from tests.shards.sets import verify, write_set
 
 
@@ -167,3 +170,35 @@ def test_corrupt_stored_markers_are_ignored_and_removed_with_a_shard(
     assert committed(url) == before
     forget_group(url, 1)
     assert not group.exists()
+
+
+def test_the_files_of_complete_groups_are_not_listed_on_an_object_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("syncclip.shards.markers.GROUP", 2)
+    sizes, listed = storage.sizes, list[str]()
+
+    def list_files(url: str, prefixes: Sequence[str] = ("",)) -> dict[str, int]:
+        found = sizes(url, prefixes)
+        listed.extend(found)
+        return found
+
+    with s3_bucket() as bucket:
+        url = f"{bucket}/set"
+        write_set(url, classes=2, rounds=15)  # the last group is incomplete
+        for group in range(7):
+            write_group(url, group, storage.NOBODY)
+        every = committed(url)
+        monkeypatch.setattr(storage, "sizes", list_files)
+
+        def read(shards: range = range(16)) -> dict[int, ShardStats]:
+            listed.clear()
+            return {stats.shard: stats for stats in markers_without_listing(url, shards, storage.NOBODY)}
+
+        assert read() == every and not {shard_name(shard) for shard in range(10)} & {*listed}
+        assert read(range(3, 5)) == {shard: every[shard] for shard in (3, 4)}
+        assert read(range(2, 4)) == {shard: every[shard] for shard in (2, 3)} and not listed
+        storage.remove(f"{url}/{shard_name(2)}")
+        assert read() == every and 2 not in committed(url), "only `markers` checks the files"
+        storage.write_bytes(f"{url}/{group_name(1)}", b"corrupt")
+        assert read().keys() == every.keys() - {2}
+        with pytest.raises(storage.DamagedError, match="belongs to a different"):
+            list(markers_without_listing(url, range(16), "another owner"))

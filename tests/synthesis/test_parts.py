@@ -35,7 +35,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 def contents(url: str) -> dict[str, str]:
     """Name -> SHA-256 of all files that don't contain times."""
     names = [name for name in storage.listdir(url) if not name.endswith(("_stats.json", "index.json", "status.json"))]
-    files = {name: storage.read_bytes(storage.join(url, name)) for name in names if name != "summary.json"}
+    names = [name for name in names if name != "summary.json" and not name.startswith("markers-")]
+    files = {name: storage.read_bytes(storage.join(url, name)) for name in names}
     return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
 
 
@@ -125,6 +126,26 @@ def test_parts_and_a_single_job_store_the_same_groups_of_markers(
     groups = [[*(tmp_path / name).glob("markers-*.json")] for name in ("parts", "single")]
     assert [path.name for path in sorted(groups[0])] == [path.name for path in sorted(groups[1])]
     assert len(groups[0]) == 3 and contents(url).keys() == contents(str(tmp_path / "single")).keys()
+
+
+def test_a_resumed_job_generates_files_that_were_removed_after_their_markers_were_stored(
+    in_process: list[int], make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("shards.markers", "synthesis.driver"):
+        monkeypatch.setattr(f"syncclip.{module}.GROUP", 2)
+    plan = make_plan(8, shard_size=4)
+    with s3_bucket() as bucket:
+        url = f"{bucket}/set"
+        synthesise_set(plan, url, show=False)
+        before = contents(url)
+        for name in ("index.json", "00001.tar", "00005_stats.json", "markers-00002.json"):
+            storage.remove(f"{url}/{name}")
+        in_process.clear()
+        synthesise_set(plan, url, show=False)
+        assert in_process == [5, 1] and contents(url) == before
+        storage.remove(f"{url}/00000.tar")
+        synthesise_set(plan, url, show=False)
+        assert in_process == [5, 1, 0] and contents(url) == before
 
 
 def test_the_total_status_includes_lost_jobs_and_shards_without_a_job(
