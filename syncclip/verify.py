@@ -34,7 +34,7 @@ from syncclip.runs.classes import CLASSES
 from syncclip.runs.evaluate import TEST_DOMAINS, TRANSFER, results_owner
 from syncclip.runtime.progress import Progress
 from syncclip.shards.index import COLUMNS, INDEX, Index, read_index, shards_by_markers
-from syncclip.shards.markers import GROUPED, markers
+from syncclip.shards.markers import GROUPED, MARKER, SHARD_FILE, markers
 from syncclip.shards.verify import problems
 from syncclip.storage.documents import CONTENTS
 from syncclip.storage.exports import exported_files, problems_of_export
@@ -56,11 +56,9 @@ from syncclip.training.run_folder import CHECKPOINTS, EVENTS, METRICS, PROMPTS, 
 from syncclip.training.status import STATUS
 from syncclip.workers.parallel import ordered_map
 
-_SHARD = re.compile(r"([0-9]{5,})(\.tar|\.parquet|_stats\.json)")
 _OF_SET = {PLAN_NAME, IMPORTED, SET_RECIPE, INDEX, COLUMNS}
 """Files that accompany a dataset's shards; tar files without any such file or marker come from other tools."""
 _STEP = re.compile(r"(step-\d+)\.(json|safetensors)")
-_MARKER = re.compile(r"[0-9]{5,}_stats\.json")
 _PROTOCOL = re.compile(r"[a-z0-9-]+\.(parquet|md|html)")
 ROOTS = (PLAN_NAME, IMPORTED, RECORD, outputs.STATE, outputs.LEVELS, PACKING, outputs.TUNED)
 """Files that identify the content of a folder."""
@@ -218,7 +216,7 @@ def _problems(folder: _Folder, result: Verification, progress: Progress, actors:
     yield from problems_of_predictions(folder.url, folder.names)
     yield from problems_of_teacher(folder.url, folder.names)
     names = [name for name in folder.names if name not in derived]
-    shards = {name: int(match[1]) for name in names if (match := _SHARD.fullmatch(name))}
+    shards = {name: int(match[1]) for name in names if (match := SHARD_FILE.fullmatch(name))}
     if _OF_SET.isdisjoint(names) and not any(name.endswith("_stats.json") for name in shards):
         shards = {}  # tar files of other tools
     broken: set[int] = set()
@@ -302,7 +300,7 @@ def _is_ours(folder: _Folder, name: str) -> bool:
         return RECORD in folder.names
     if _PROTOCOL.fullmatch(name) and _protocol(folder) == name.rpartition(".")[0]:
         return True
-    patterns = REJECTS, _MARKER, GROUPED, PART_STATUS
+    patterns = REJECTS, MARKER, GROUPED, PART_STATUS
     ours = name in WITH_CHECKSUM or EVENTS in name or name in (METRICS, COLUMNS)
     return ours or any(pattern.fullmatch(name) for pattern in patterns)
 
@@ -402,7 +400,7 @@ def _required(folder: _Folder) -> Iterator[tuple[str, str]]:
         yield PLAN_NAME, "this is a generated dataset"
     if PACKED_FILE in names and CONTENTS in names:
         yield PACKING, "this is a packed dataset"
-    if any(_SHARD.fullmatch(name) for name in names) and _belongs_to_a_plan(folder):
+    if any(SHARD_FILE.fullmatch(name) for name in names) and _belongs_to_a_plan(folder):
         yield PLAN_NAME, "the markers belong to a plan"
     if outputs.TABLE in names:
         yield outputs.STATE, "this is a study"

@@ -31,8 +31,9 @@ MAX_LISTED_AGAIN = 100
 """Maximum number of incomplete shards to list again one by one."""
 
 Report = Callable[[int, storage.DamagedError], None]
-_MARKER = re.compile(r"([0-9]{5,18})_stats\.json")
-_FILE = re.compile(r"([0-9]{5,18})(\.tar|\.parquet|_stats\.json)")
+MARKER = re.compile(r"([0-9]{5,18})_stats\.json")
+SHARD_FILE = re.compile(r"([0-9]{5,18})(\.tar|\.parquet|_stats\.json)")
+"""Name of a shard's file."""
 GROUPED = re.compile(r"markers-([0-9]{5,18})\.json")
 """Name of a file with the markers of a group."""
 
@@ -127,7 +128,7 @@ def markers(
     """
     sizes, listed_again = storage.sizes(url, prefixes), False
     if not storage.is_local(url):  # list an object store again if the first listing lacks a shard's file
-        counts = Counter(match[1] for name in sizes if (match := _FILE.fullmatch(name)))
+        counts = Counter(match[1] for name in sizes if (match := SHARD_FILE.fullmatch(name)))
         if incomplete := [number for number, files in counts.items() if files < len(FILES)]:
             sizes = storage.sizes(url, incomplete if len(incomplete) <= MAX_LISTED_AGAIN else prefixes) | sizes
     numbers, first_owner = marked_shards(sizes), ""
@@ -175,7 +176,7 @@ def markers_without_listing(url: str, shards: range, owner: str) -> Iterator[Sha
         yield from (stats for stats in listed if stats.shard in shards and stats.shard // GROUP in {*others})
 
 
-def _read_groups(url: str, groups: Iterable[int], owner: str) -> dict[int, Sequence[ShardStats]]:
+def _read_groups(url: str, groups: Iterable[int], owner: str) -> dict[int, tuple[ShardStats, ...]]:
     """Read the stored markers of groups concurrently; groups that are missing or corrupt are omitted."""
     names = {storage.join(url, group_name(group)): group for group in groups}
     texts = storage.read_many(list(names), lambda *_: None, owner)
@@ -250,7 +251,7 @@ def _read(
 
 def marked_shards(names: Iterable[str]) -> list[int]:
     """Return the numbers of all shards with a marker among the file names, in ascending order."""
-    return sorted({int(match[1]) for name in names if (match := _MARKER.fullmatch(name))})
+    return sorted({int(match[1]) for name in names if (match := MARKER.fullmatch(name))})
 
 
 def _report(urls: Mapping[str, int], report: Report, url: str, error: storage.DamagedError) -> None:

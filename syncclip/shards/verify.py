@@ -14,14 +14,13 @@ from typing import Any, NamedTuple
 
 from syncclip import storage
 from syncclip.shards.images import UnreadableImageError, decode_image
-from syncclip.shards.markers import ShardStats, committed, shard_name, stats_name, table_name
+from syncclip.shards.markers import SHARD_FILE, ShardStats, committed, shard_name, stats_name, table_name
 from syncclip.shards.tables import parse_table
 from syncclip.shards.untrusted_tars import open_tar
 
 MEMBERS = ("cls", "jpg", "json", "txt")
 """Extensions of a sample's tar members; samples without provenance have no .json member."""
 _MEMBER = re.compile(r"\d{9,}\.(cls|jpg|json|txt)")
-_FILE = re.compile(r"([0-9]{5,})(\.tar|\.parquet|_stats\.json)")
 
 
 class Problem(NamedTuple):
@@ -62,7 +61,7 @@ def problems(
     existing = committed(url, lambda shard, error: corrupt.update({shard: str(error)}), owner, stored=False)
     uncommitted: set[int] = set()
     for name in storage.sizes(url):
-        if (match := _FILE.fullmatch(name)) and int(match[1]) not in {*existing, *corrupt}:
+        if (match := SHARD_FILE.fullmatch(name)) and int(match[1]) not in {*existing, *corrupt}:
             uncommitted.add(int(match[1]))
     for shard, sentence in corrupt.items():
         yield Problem(shard, f"{stats_name(shard)}: {sentence}")
