@@ -6,8 +6,9 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,6 +19,11 @@ from tests.ray_head import PATIENCE
 from tests.training import fakes
 from tests.training.processes import run_ranks
 
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
+
+    Lose = Callable[[Cluster, str], object]
+
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.nightly, pytest.mark.xdist_group("heads")]
 
 NODE = {"num_cpus": 1, "object_store_memory": 100_000_000}
@@ -25,19 +31,20 @@ NOTICE = "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot", "--de
 WATCHER = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1", "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1"}
 """Ray's defaults are 1 and 5 s; `conftest.py` disables the watcher, which is another process."""
 
-CHANGES: dict[str, Any] = {"workers": 2, "max_failures": 0, "checkpoint_every": 1000}
+CHANGES: dict[str, Any] = {"workers": 2, "checkpoint_every": 1000}
 
 DRIVER = """
 import sys
 sys.path.insert(0, sys.argv[2])
 from syncclip.training.ray_train import train_on_ray
 from tests.training import fakes, test_preemption as test
-train_on_ray(test.build, {"url": sys.argv[1]}, fakes.folder(sys.argv[1]), fakes.settings(**test.CHANGES))
+settings = fakes.settings(max_failures=int(sys.argv[3]), **test.CHANGES)
+train_on_ray(test.build, {"url": sys.argv[1]}, fakes.folder(sys.argv[1]), settings)
 """
 
 
 def build(spec: dict[str, Any], rank: int, world_size: int) -> TrainJob:
-    """Build function of a training that waits for the notice in its sixth step, and records the node of each step."""
+    """Build a training that waits for a notice or its end in its sixth step, and records the node of each step."""
     import ray.train
 
     loop.NOTICE_SECONDS = 0.0
@@ -60,18 +67,19 @@ def reference(rank: int, world_size: int, folder: Path) -> None:
     run(fakes.job(folder / "reference", rank, world_size, noise=0.0, **CHANGES), rank, world_size)
 
 
-def test_training_leaves_a_drained_node_and_repeats_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two workers on a cluster of three nodes with room for one worker each; `max_failures` is 0."""
+def train(
+    tmp_path: Path, max_failures: int, environment: dict[str, str], lose: Callable[[Cluster, str], object]
+) -> str:
+    """Train with two workers on three nodes with room for one worker each; lose and return a node in the sixth step."""
     from ray.cluster_utils import Cluster
 
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     folder, log = tmp_path / "run", tmp_path / "log"
     cluster = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
     try:
         for _ in range(2):
             cluster.add_node(**NODE)
-        environment = os.environ | {"RAY_ADDRESS": cluster.address} | WATCHER
-        command = [sys.executable, "-c", DRIVER, str(folder), str(Path(__file__).parents[2])]
+        environment = os.environ | environment | {"RAY_ADDRESS": cluster.address}
+        command = [sys.executable, "-c", DRIVER, str(folder), str(Path(__file__).parents[2]), str(max_failures)]
         with log.open("wb") as output:
             driver = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
         try:
@@ -79,21 +87,56 @@ def test_training_leaves_a_drained_node_and_repeats_no_step(tmp_path: Path, monk
             while len(list(folder.glob("*.rank*"))) < 2 * 6:
                 assert driver.poll() is None and time.monotonic() < deadline, log.read_text()
                 time.sleep(0.1)
-            before = {file.read_text() for file in folder.glob("*.rank*")}
-            drained = sorted(before - {cluster.head_node.node_id})[0]
-            ray = str(Path(sys.executable).parent / "ray")
-            options = f"--address={cluster.address}", f"--node-id={drained}", *NOTICE
-            subprocess.run([ray, "drain-node", *options], env=environment, check=True)
+            nodes = {file.read_text() for file in folder.glob("*.rank*")}
+            lost = sorted(nodes - {cluster.head_node.node_id})[0]
+            lose(cluster, lost)
             assert driver.wait(PATIENCE) == 0, log.read_text()
         finally:
             driver.kill()
             driver.wait()
     finally:
         cluster.shutdown()
+    return lost
+
+
+def steps(folder: Path) -> list[str]:
+    """Return the node of each step of each rank, in order of time."""
+    return [file.read_text() for file in sorted(folder.glob("*.rank*"))]
+
+
+def drain(cluster: Cluster, node: str) -> None:
+    command = [str(Path(sys.executable).parent / "ray"), "drain-node", f"--address={cluster.address}"]
+    subprocess.run([*command, f"--node-id={node}", *NOTICE], check=True)
+
+
+def remove(cluster: Cluster, node: str) -> None:
+    (lost,) = (each for each in cluster.list_all_nodes() if each.node_id == node)
+    cluster.remove_node(lost, allow_graceful=False)
+
+
+@pytest.mark.parametrize(
+    ("max_failures", "watcher", "lose", "repeated"),
+    [
+        pytest.param(0, WATCHER, drain, 0, id="notice"),
+        pytest.param(1, {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}, remove, 6, id="no notice"),
+    ],
+)
+def test_a_notice_saves_the_steps_since_the_last_checkpoint(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    max_failures: int,
+    watcher: dict[str, str],
+    lose: Lose,
+    repeated: int,
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    lost = train(tmp_path, max_failures, watcher, lose)
+    folder = tmp_path / "run"
     record = RunRecord.model_validate_json((folder / "run.json").read_text())
-    assert (record.status, record.notes) == ("finished", ["run 'fake' resumes after step 6 of 20"])
-    nodes = [file.read_text() for file in sorted(folder.glob("*.rank*"))]
-    assert len(nodes) == 2 * 20 and drained not in nodes[2 * 6 :]
+    assert record.status == "finished"
+    assert repeated or record.notes == ["run 'fake' resumes after step 6 of 20"]
+    nodes = steps(folder)
+    assert len(nodes) == 2 * (20 + repeated) and lost not in nodes[2 * 6 :]
 
     run_ranks(reference, 2, tmp_path)
     assert fakes.bits(folder) == fakes.bits(tmp_path / "reference")
