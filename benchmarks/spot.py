@@ -39,8 +39,8 @@ class Losses:
     actors: int = 0
     """Number of killed actors, without those on lost nodes."""
     nodes: int = 0
-    on_nodes: int = 0
-    """Number of actors on lost nodes."""
+    loaded: int = 0
+    """Number of killed actors, including those on lost nodes, that had loaded the generator."""
 
 
 @app.command()
@@ -56,7 +56,7 @@ def spot(
     limit: Annotated[float, typer.Option(help="Timeout in seconds.")] = 3600.0,
 ) -> None:
     """Generate a dataset with and without losses, compare the bytes, and report lost work and loads."""
-    plan = light_plan(shards, shard_size)
+    plan = light_plan(shards, shard_size, batch_size=1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         expected = undisturbed_bytes(plan, folder / "quiet")
@@ -69,7 +69,6 @@ def spot(
     drawn = sum(note.images for note in notes if note.event == "draw")
     loads = Counter(note.actor for note in notes if note.event == "load")
     executions = sum(note.event == "execute" for note in notes)
-    deaths = lost.actors + lost.on_nodes
     rows = [
         ("nodes", nodes),
         ("actors", nodes * actors_per_node),
@@ -77,7 +76,7 @@ def spot(
         ("images", plan.total),
         ("killed actors", lost.actors),
         ("lost nodes", lost.nodes),
-        ("actors on lost nodes", lost.on_nodes),
+        ("killed or lost actors that had loaded", lost.loaded),
         ("executions", executions),
         ("processes that loaded the generator", len(loads)),
         ("maximum loads per process", max(loads.values())),
@@ -85,9 +84,10 @@ def spot(
         ("seconds", round(seconds)),
     ]
     text.show(text.table("Spot run", ["", "count"], rows))
-    share = (drawn - plan.total) / (max(1, deaths) * shard_size)
+    share = (drawn - plan.total) / (max(1, lost.loaded) * shard_size)
     missing, double = sum(count == 0 for count in counts), sum(count > 1 for count in counts)
-    text.show(f"{share:.2f} shards lost per death; {missing} images missing, {double} duplicated, bytes equal: {same}")
+    text.show(f"{share:.2f} shards lost per killed or lost actor that had loaded")
+    text.show(f"{missing} images missing, {double} duplicated, bytes equal: {same}")
     if not same or missing or double or executions != 1 or max(loads.values()) > 1:
         sys.exit(1)
 
@@ -118,7 +118,7 @@ def _run(
         environment["RAY_ADDRESS"] = cluster.address
         with subprocess.Popen(arguments, env=environment) as command:
             began = time.monotonic()
-            while not _loaded(read_notes(ledger)) and command.poll() is None:
+            while not any(note.event == "draw" for note in read_notes(ledger)) and command.poll() is None:
                 time.sleep(0.5)
             due = [time.monotonic() + rng.expovariate(1 / wait) if wait < limit else float("inf") for wait in waits]
             while command.poll() is None:
@@ -127,15 +127,18 @@ def _run(
                 if now >= due[0] and (actors := _actors()):
                     due[0] = now + rng.expovariate(1 / waits[0])
                     with contextlib.suppress(psutil.NoSuchProcess):
-                        rng.choice(actors).kill()
+                        (actor := rng.choice(actors)).kill()
                         lost.actors += 1
+                        lost.loaded += actor.pid in _loaded(read_notes(ledger))
                 if now >= due[1]:
                     due[1] = now + rng.expovariate(1 / waits[1])
-                    before = {process.pid for process in _actors()}
                     victim = members.pop(rng.randrange(len(members)))
+                    raylet = psutil.Process(victim.all_processes["raylet"][0].process.pid)
+                    on_node = {process.pid for process in raylet.children(recursive=True)}
+                    on_node &= {process.pid for process in _actors()} & _loaded(read_notes(ledger))
                     cluster.remove_node(victim, allow_graceful=False)
                     lost.nodes += 1
-                    lost.on_nodes += len(before - {process.pid for process in _actors()})
+                    lost.loaded += len(on_node)
                     members.append(cluster.add_node(wait=False, **node))
                 if now - began > limit:
                     command.kill()
@@ -146,8 +149,9 @@ def _run(
     return lost
 
 
-def _loaded(notes: list[Note]) -> bool:
-    return any(note.event == "draw" for note in notes)
+def _loaded(notes: list[Note]) -> set[int]:
+    """Return the process IDs of the actors that have loaded the generator."""
+    return {note.actor for note in notes if note.event == "load"}
 
 
 def _actors() -> list[psutil.Process]:

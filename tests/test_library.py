@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import doctest
 import importlib.metadata
+import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,20 @@ def test_every_public_name_is_callable_and_the_version_is_the_distributions() ->
     assert all(callable(getattr(syncclip, name)) for name in syncclip.__all__ if name != "__version__")
     assert syncclip.__version__ == importlib.metadata.version("syncclip")
     assert set(dir(syncclip)) >= set(syncclip.__all__)
+
+
+def test_the_page_lists_the_parameters_of_each_function() -> None:
+    page = (Path(__file__).parents[1] / "docs/python-api.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)\((.*?)\)`", page, re.MULTILINE))
+    assert set(rows) == set(IN_ORDER)
+    for name, arguments in rows.items():
+        parameters = inspect.signature(getattr(syncclip, name)).parameters.values()
+        defaults = [
+            f"{'*' * (parameter.kind is parameter.VAR_POSITIONAL)}{parameter.name}"
+            + ("" if parameter.default is parameter.empty else f"={parameter.default!r}")
+            for parameter in parameters
+        ]
+        assert arguments.replace('"', "'") == ", ".join(defaults)
 
 
 @pytest.mark.nightly

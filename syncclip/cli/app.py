@@ -196,12 +196,14 @@ def _as_override(option: str, command: str) -> str:
 
 
 def _no_such_command(name: str, group: str | None = None) -> str:
-    """Return the error message for an unknown command; suggest the most similar command, preferably from `group`."""
+    """Return the error message for an unknown command; suggest the most similar command, if any, of `group`."""
     commands = [command.__name__ for command in COMMANDS]
     for prefix, typer_ in GROUPS.items():
         commands += [prefix, *(f"{prefix} {command.name}" for command in typer_.registered_commands)]
+    if group in GROUPS:
+        commands = [command for command in commands if command.startswith(f"{group} ")]
     words: dict[str, str] = {}
-    for command in sorted(commands, key=lambda command: not command.startswith(f"{group} ")):
+    for command in commands:
         words.setdefault(command.rpartition(" ")[2], command)
     near = nearest(name, words)
     hint = f"did you mean {words[near]!r}?" if near else f"use one of {', '.join(sorted(commands))}"

@@ -62,8 +62,9 @@ def baseline_warnings(
     if "chance" not in levels:
         return []
     best = max(levels, key=levels.__getitem__)
+    of_chance = f", chance: {levels['chance']:.1f} %" if best != "chance" else ""
     low = [
-        f"{name} ({score:.1f} %)"
+        f"{name} ({score:.1f} %{of_chance if score <= levels['chance'] else ''})"
         for name, of_name in scores.items()
         if (score := of_name.get(key)) is not None and score <= levels[best]
     ]

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 
+from syncclip.core.custom_code import custom_code_error
 from syncclip.core.settings import Position, Settings, Template, UserError, added
 from syncclip.core.text import did_you_mean
 from syncclip.core.trust import module_of
@@ -558,7 +559,11 @@ def custom_method(name: str) -> type[Any]:
         method = getattr(module_of(name), name.partition(":")[2])
     except UserError:
         raise
+    except SyntaxError as error:
+        raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
     except (ImportError, AttributeError, TypeError, ValueError) as error:
+        if (in_module := custom_code_error(error)) is not None:
+            raise in_module from error
         raise UserError(
             f"no method {name!r} ({error}); use package.module:Class with a module that can be imported from "
             f"{Path.cwd()}"

@@ -105,6 +105,7 @@ def test_the_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["trian"], "unknown command 'trian'; did you mean 'train'?"),
         (["prompts", "exprot"], "unknown command 'exprot'; did you mean 'prompts export'?"),
+        (["recipe", "travel"], "unknown command 'travel'; use one of recipe explain, recipe ls, recipe "),
         (["train"], "missing argument"),
         (["synth", "icons", "--bogus"], "no such option"),
         (["shards"], "missing command"),
@@ -331,3 +332,25 @@ def test_a_folder_of_the_wrong_kind_is_named(
 ) -> None:
     words = [word.format(set=tiny_set, data=tiny.dataset) for word in arguments]
     assert error.format(set=tiny_set, data=tiny.dataset) in Outcome(capsys, *words).error
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        ("import os\nfrom os import undefined\n", "line 2, in <module>: ImportError: cannot import name 'undefined'"),
+        ("class Mine(:\n    pass\n", "line 1: invalid syntax"),
+        ("Mine = undefined\n", "line 1, in <module>: NameError: name 'undefined' is not defined"),
+    ],
+)
+def test_an_error_while_custom_code_is_imported_names_its_line(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    source: str,
+    error: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    module = f"faulty{abs(hash(source))}"
+    Path(f"{module}.py").write_text(source)
+    outcome = Outcome(capsys, "plan", "travel", f"training.method={module}:Mine")
+    assert outcome.status == 2 and f"{module}.py, {error}" in outcome.err.splitlines()[-1]

@@ -36,6 +36,7 @@ def baselines(chance_level: float, zero_shot: float | None, key: str = "all_clas
     ("score", "of_baselines", "phrases"),
     [
         (40.1, baselines(10.0, 40.0), []),
+        (9.0, baselines(10.0, 40.0), ["for ivlp (9.0 %, chance: 10.0 %)"]),
         (40.0, baselines(10.0, 40.0), ["HM (all) is not above zero-shot CLIP (40.0 %) for ivlp (40.0 %)"]),
         (9.0, baselines(10.0, 8.0), ["not above chance (10.0 %)", "zero-shot CLIP is 8.0 %, of chance 10.0 %"]),
         (25.0, baselines(10.0, 19.9), ["zero-shot CLIP is 19.9 %, of chance 10.0 %"]),

@@ -70,11 +70,11 @@ class LightWorker(ShardWorker):
         return report
 
 
-def light_plan(shards: int, shard_size: int) -> Plan:
+def light_plan(shards: int, shard_size: int, *, batch_size: int = BATCH) -> Plan:
     """Return a plan with a number of shards; its pipeline exists but is never loaded."""
     images, rest = divmod(shards * shard_size, CLASSES)
     assert rest == 0
-    generator = {"pipeline": "icons", "batch_size": BATCH}
+    generator = {"pipeline": "icons", "batch_size": batch_size}
     settings = SynthesisSettings(images_per_class=images, shard_size=shard_size, generator=generator, filters=())
     names = [f"class {label}" for label in range(CLASSES)]
     return draft(settings, dataset="light", classnames=names, template="a {}.")
