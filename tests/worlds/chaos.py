@@ -43,7 +43,7 @@ class Outcome:
     kills: Counter[str] = field(default_factory=Counter)
     """Kind -> number of killed processes."""
     deaths: int = 0
-    """Number of actors that were killed, or died with their driver."""
+    """Number of actors that were killed, or ended with their driver or queue."""
     commands: int = 0
     """Number of runs of the command."""
     refusals: list[str] = field(default_factory=list)
@@ -147,7 +147,7 @@ class Killer:
         self.ledger, self.every, self.rng = ledger, every, rng
         self.kills: Counter[str] = Counter()
         self.deaths = 0
-        """Number of actors that were killed, or died with their driver."""
+        """Number of actors that were killed, or ended with their driver or queue."""
         self._deck: list[Kind] = []
         self._next = self._later(0.0)
 
@@ -171,7 +171,7 @@ class Killer:
             self.kills[kind] += 1
             if kind in self._deck:
                 self._deck.remove(kind)
-            self.deaths += {"actor": 1, "driver": len(processes["actor"])}.get(kind, 0)
+            self.deaths += {"actor": 1, "worker": 0}.get(kind, len(processes["actor"]))
         self._next = self._later(drawn)
 
     def _later(self, drawn: float) -> float:
