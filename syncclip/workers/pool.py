@@ -12,6 +12,8 @@ from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any, cast
 
+import psutil
+
 from syncclip.core.session import Session, current
 from syncclip.runtime import ray_session
 from syncclip.runtime.heartbeat import repeating
@@ -70,7 +72,8 @@ class ShardRow:
         self.queue = queue
         self.worker = worker()
         self.actor = ray.get_runtime_context().get_actor_id() or ""
-        self._deaths: int = ray.get(queue.arrive.remote(self.actor))
+        age = time.time() - psutil.Process().create_time()
+        self._deaths: int = ray.get(queue.arrive.remote(self.actor, age))
         self._beating = repeating(self._beat, BEAT)
         self._beating.__enter__()  # until the process ends
         self._computing, self._committing = threading.Lock(), threading.Lock()

@@ -62,7 +62,7 @@ class ShardQueue:
         """Actor that a ticket has reached."""
         self._lost: set[int] = set()
         """Tickets that were replaced by new tickets."""
-        self._limit, self._clock = limit, clock
+        self._limit, self._clock, self._created = limit, clock, clock()
         self._seen: dict[str, float] = {}
         """Time of each actor's last heartbeat."""
         self._moved = clock()
@@ -97,10 +97,17 @@ class ShardQueue:
                     await asyncio.wait_for(self._changed.wait(), BEAT)
         return self._assigned[ticket]
 
-    async def arrive(self, actor: str) -> int:
-        """Record that an actor's process started; return its number of deaths since its last successful shard."""
+    async def arrive(self, actor: str, age: float = 0.0) -> int:
+        """Record that an actor's process started; return its number of deaths since its last successful shard.
+
+        Args:
+            age: time since the start of the process in seconds, which is billed. Ray may start processes in advance, so
+                at most the time since the last heartbeat of the actor's previous process is billed.
+        """
+        now = self._clock()
         self._arrivals[actor] += 1
-        self._seen[actor] = self._clock()  # the time since the death of the previous process is not billed
+        self._billed += min(age, now - self._seen.get(actor, self._created))
+        self._seen[actor] = now
         return self._arrivals[actor] - 1
 
     async def beat(self, actor: str, ticket: int | None = None) -> None:

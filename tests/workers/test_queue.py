@@ -115,22 +115,23 @@ def test_actors_are_billed_from_their_start_to_their_last_sign_of_life() -> None
     async def billed() -> list[float]:
         clock, rows = Clock(), list[dict[str, Any]]()
         queue = ShardQueue(range(4), window=4, clock=clock)
-        for actor in "ab":
-            await queue.arrive(actor)
+        clock.now = 3.0
+        await queue.arrive("a", age=2.0)
+        await queue.arrive("b", age=60.0)  # started by Ray before the job
         for ticket, now in enumerate([10.0, 12.0]):
             await queue.assign(ticket)
             clock.now = now
             rows.append(await queue.end(ticket, report(ticket), "a"))
         clock.now = 15.0
         await queue.beat("b")
-        clock.now = 100.0  # "b" is lost after its heartbeat at 15 s, and is replaced at 100 s
-        await queue.arrive("b")
+        clock.now = 100.0  # "b" is lost after its heartbeat at 15 s, and is replaced at 96 s
+        await queue.arrive("b", age=4.0)
         clock.now = 101.0
         await queue.assign(2)
         rows.append(await queue.end(2, report(2), "b"))
         return [row["billed"] for row in rows]
 
-    assert asyncio.run(billed()) == [10.0, 2.0, 15.0 + 1.0]
+    assert asyncio.run(billed()) == [2.0 + 3.0 + 7.0, 2.0, 12.0 + 4.0 + 1.0]
 
 
 def test_no_shard_starts_that_would_exceed_the_limit() -> None:
