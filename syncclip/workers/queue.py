@@ -62,7 +62,8 @@ class ShardQueue:
         """Actor that a ticket has reached."""
         self._lost: set[int] = set()
         """Tickets that were replaced by new tickets."""
-        self._limit, self._clock, self._created = limit, clock, clock()
+        self._limit, self._clock = limit, clock
+        self._created = clock()
         self._seen: dict[str, float] = {}
         """Time of each actor's last heartbeat."""
         self._moved = clock()
