@@ -64,10 +64,10 @@ class JobStatus(Settings):
         """Return the reason for a failure or interruption as a list with one line, or [] if there is none."""
         return [f"why: {self.reason}"] if self.reason else []
 
-    def last_sign_of_life(self, command: str) -> str:
+    def last_heartbeat(self, command: str) -> str:
         """Return a line with the time since the last heartbeat and, if the driver is gone, the `command` to resume."""
         silence = time.time() - self.seen
-        line = f"last sign of life: {duration(silence)} ago"
+        line = f"last heartbeat: {duration(silence)} ago"
         if self.state == "running" and silence > SILENCE:
             line += f"; the driver is gone or cannot write its status; run the same `{command}` command to resume"
         return line

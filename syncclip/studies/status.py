@@ -65,7 +65,7 @@ class StudyStatus(JobStatus):
             lines.append(f"mean time per run: {duration(self.seconds / self.ended)}, {self.slots} at a time")
         if self.state == "running" and self.remaining is not None:
             lines.append(f"left: {duration(self.remaining)}")
-        return [*lines, self.last_sign_of_life("study")]
+        return [*lines, self.last_heartbeat("study")]
 
     def give(self, cells: list[str], slots: int) -> None:
         """Record the runs in progress and the number of slots."""

@@ -143,7 +143,7 @@ class SynthesisStatus(JobStatus):
             lines.append(f"cold start: at most {duration(self.cold_start)}, {size(self.downloaded)} downloaded")
         if self.failed or self.restarts:
             lines.append(f"failed shards: {self.failed:,}, shards restarted after a process died: {self.restarts:,}")
-        return [*lines, self.last_sign_of_life("synth")]
+        return [*lines, self.last_heartbeat("synth")]
 
 
 def status_name(shards: range | None) -> str:

@@ -49,7 +49,7 @@ class TrainingStatus(JobStatus):
             lines.append(f"loss: {self.loss:.3g}")
         if self.waits:
             lines.append(self.waits)
-        return [*lines, self.last_sign_of_life("train")]
+        return [*lines, self.last_heartbeat("train")]
 
 
 def status_lines(url: str) -> list[str] | None:

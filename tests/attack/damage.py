@@ -195,7 +195,7 @@ def _of_set(recipe: Recipe, folder: Path) -> dict[str, Callable[[], object]]:
 
 
 def _without_times(lines: Sequence[str]) -> list[str]:
-    lines = [line for line in lines if "sign of life" not in line]
+    lines = [line for line in lines if "last heartbeat" not in line]
     return [
         f"note: {line}" if "status of the synthesis is unknown" in line or "was replaced" in line else line
         for line in lines

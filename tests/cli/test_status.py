@@ -27,7 +27,7 @@ def test_a_set_and_its_parent_folder_have_the_same_status(
         assert run(["status", str(folder)]) == 0
         reported.append(capsys.readouterr().out)
     assert reported[0] == reported[1]
-    assert "complete: 96 of 96 images" in reported[0] and "last sign of life: 0 s ago" in reported[0]
+    assert "complete: 96 of 96 images" in reported[0] and "last heartbeat: 0 s ago" in reported[0]
 
 
 def test_the_status_of_a_failed_run_contains_its_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

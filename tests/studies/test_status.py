@@ -34,7 +34,7 @@ def test_trainings_are_counted_by_status(monkeypatch: pytest.MonkeyPatch) -> Non
     assert lines[0] == f"running: {COUNTS}"
     assert "failed: ivlp-real-seed2: the disk is full" in lines
     assert "running: coop-both-1-seed1, coop-both-4-seed1" in lines
-    assert lines[-1] == "last sign of life: 3 s ago"
+    assert lines[-1] == "last heartbeat: 3 s ago"
 
 
 def test_remaining_time_is_estimated_from_mean_time_and_slots() -> None:

@@ -60,7 +60,7 @@ def test_a_driver_without_heartbeat_is_reported_as_gone() -> None:
     alive = SynthesisStatus(began=0.0, seen=time.time(), images=1, planned=2)
     gone = alive.model_copy(update={"seen": time.time() - SILENCE - 3600})
     assert "gone" not in alive.lines()[-1]
-    assert "last sign of life: 1 h 2 min ago; the driver is gone" in gone.lines()[-1]
+    assert "last heartbeat: 1 h 2 min ago; the driver is gone" in gone.lines()[-1]
     ended = gone.model_copy(update={"state": "complete"})
     assert "gone" not in ended.lines()[-1]
 

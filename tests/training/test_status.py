@@ -37,7 +37,7 @@ def test_status_of_a_running_training(tmp_path: Path, monkeypatch: pytest.Monkey
         current.count(12, 20, 0.25)
         storage.write_document(str(tmp_path / status.STATUS), current, OWNER)
         lines = status_lines(str(tmp_path))
-    assert lines == ["running: 12 of 20 steps · 2 steps/s · 4 s left", "loss: 0.25", "last sign of life: 4 s ago"]
+    assert lines == ["running: 12 of 20 steps · 2 steps/s · 4 s left", "loss: 0.25", "last heartbeat: 4 s ago"]
 
 
 def test_status_of_a_lost_driver_and_of_waiting_workers(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ class Clock:
         return self.now
 
 
-def test_actors_are_billed_from_their_start_to_their_last_sign_of_life() -> None:
+def test_actors_are_billed_from_their_start_to_their_last_heartbeat() -> None:
     async def billed() -> list[float]:
         clock, rows = Clock(), list[dict[str, Any]]()
         queue = ShardQueue(range(4), window=4, clock=clock)
