@@ -1,8 +1,8 @@
 """Measure how long `synth` takes to resume a large dataset on S3: `python -m benchmarks.resuming --help`.
 
-All shards but the last are committed. The time is measured in a new process, from the call until the last shard would
-be sent to the actors. The store is moto in a separate process, with listings from a sorted list of names. It has hardly
-any latency, so the number of requests is reported as well.
+By default, all shards but the last are committed. The time is measured in a new process, from the call until the first
+missing shard would be sent to the actors. The store is moto in a separate process, with listings from a sorted list of
+names. It has hardly any latency, so the number of requests is reported as well.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ def resume(endpoint: str, plan: str) -> tuple[float, float, int]:
     return time.monotonic() - wall, time.process_time() - cpu, peak_bytes()
 
 
-def _files(text: str, grouped: bool) -> Iterator[tuple[str, bytes]]:
+def _files(text: str, committed: int, grouped: bool) -> Iterator[tuple[str, bytes]]:
     """Yield the keys and contents of the committed shards' files; tables and tars are empty."""
     plan = Plan.model_validate_json(text)
-    for name, content in _named(plan, grouped):
+    for name, content in _named(plan, committed, grouped):
         yield f"{FOLDER}/{name}", content
 
 
-def _named(plan: Plan, grouped: bool) -> Iterator[tuple[str, bytes]]:
+def _named(plan: Plan, committed: int, grouped: bool) -> Iterator[tuple[str, bytes]]:
     yield PLAN_NAME, with_checksum(plan.model_dump_json().encode(), "json", plan.owner)
     per_class, group = dict.fromkeys(range(CLASSES), SHARD_SIZE // CLASSES), list[ShardStats]()
-    for shard in plan.shards()[:-1]:
+    for shard in plan.shards()[:committed]:
         no_data = {"count": SHARD_SIZE, "bytes": 0, "sha256": "0" * 64, "table_sha256": "0" * 64}
         stats = ShardStats(shard=shard, per_class=per_class, owner=plan.owner, **no_data)
         yield shard_name(shard), b""
@@ -73,19 +73,22 @@ def _named(plan: Plan, grouped: bool) -> Iterator[tuple[str, bytes]]:
 
 def main(
     shards: Annotated[int, typer.Option(min=1, help="Number of shards.")] = 100_000,
+    committed: Annotated[int | None, typer.Option(min=0, help="Committed shards; default: all but the last.")] = None,
     grouped: Annotated[bool, typer.Option(help="Whether the markers of a thousand shards are stored together.")] = True,
 ) -> None:
     """Resume a dataset, and print the time, memory and requests."""
     os.environ |= ENVIRONMENT
     plan = light_plan(shards, SHARD_SIZE).model_dump_json()
     parent, child = get_context("spawn").Pipe()
-    files = partial(_files, plan, grouped)
+    committed = shards - 1 if committed is None else committed
+    files = partial(_files, plan, committed, grouped)
     server = get_context("spawn").Process(target=serve, args=(child, BUCKET, files), daemon=True)
     server.start()
     wall, cpu, peak = in_new_process(resume, parent.recv(), plan)
     parent.send("done")
     requests = ", ".join(f"{count:,} {kind}" for kind, count in parent.recv().items())
-    print(f"{shards:,} shards: {wall:.1f} s, {cpu:.1f} s of CPU time, peak {peak / 1e6:.0f} MB; {requests}")
+    cost = f"{wall:.1f} s, {cpu:.1f} s of CPU time, peak {peak / 1e6:.0f} MB"
+    print(f"{committed:,} of {shards:,} shards committed: {cost}; {requests}")
 
 
 if __name__ == "__main__":

@@ -39,17 +39,21 @@ class Losses:
     actors: int = 0
     """Number of killed actors, without those on lost nodes."""
     nodes: int = 0
+    on_nodes: int = 0
+    """Number of actors on lost nodes."""
     loaded: int = 0
     """Number of killed actors, including those on lost nodes, that had loaded the generator."""
+    minutes: float = 0.0
+    """Minutes from the first image to the end."""
 
 
 @app.command()
 def spot(
     nodes: Annotated[int, typer.Option(help="Number of nodes.")] = 8,
     actors_per_node: Annotated[int, typer.Option(help="Number of actors per node.")] = 4,
-    shards: Annotated[int, typer.Option(help="Number of shards.")] = 1200,
-    shard_size: Annotated[int, typer.Option(help="Images per shard.")] = 16,
-    pace: Annotated[float, typer.Option(help="Seconds per image.")] = 0.4,
+    shards: Annotated[int, typer.Option(help="Number of shards.")] = 600,
+    shard_size: Annotated[int, typer.Option(help="Images per shard.")] = 64,
+    pace: Annotated[float, typer.Option(help="Seconds per image.")] = 0.1,
     kills: Annotated[float, typer.Option(help="Killed actors per minute.")] = 20.0,
     losses: Annotated[float, typer.Option(help="Lost nodes per minute.")] = 2.0,
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
@@ -76,6 +80,7 @@ def spot(
         ("images", plan.total),
         ("killed actors", lost.actors),
         ("lost nodes", lost.nodes),
+        ("actors on lost nodes", lost.on_nodes),
         ("killed or lost actors that had loaded", lost.loaded),
         ("executions", executions),
         ("processes that loaded the generator", len(loads)),
@@ -84,9 +89,13 @@ def spot(
         ("seconds", round(seconds)),
     ]
     text.show(text.table("Spot run", ["", "count"], rows))
-    share = (drawn - plan.total) / (max(1, lost.loaded) * shard_size)
+    repeated = (drawn - plan.total) / shard_size
     missing, double = sum(count == 0 for count in counts), sum(count > 1 for count in counts)
-    text.show(f"{share:.2f} shards lost per killed or lost actor that had loaded")
+    text.show(f"{lost.actors / lost.minutes:.1f} kills and {lost.nodes / lost.minutes:.1f} lost nodes per minute")
+    text.show(
+        f"{repeated / max(1, lost.actors + lost.on_nodes):.2f} shards lost per killed or lost actor, "
+        f"{repeated / max(1, lost.loaded):.2f} per killed or lost actor that had loaded"
+    )
     text.show(f"{missing} images missing, {double} duplicated, bytes equal: {same}")
     if not same or missing or double or executions != 1 or max(loads.values()) > 1:
         sys.exit(1)
@@ -120,28 +129,32 @@ def _run(
             began = time.monotonic()
             while not any(note.event == "draw" for note in read_notes(ledger)) and command.poll() is None:
                 time.sleep(0.5)
-            due = [time.monotonic() + rng.expovariate(1 / wait) if wait < limit else float("inf") for wait in waits]
+            first = time.monotonic()
+            due = [first + rng.expovariate(1 / wait) if wait < limit else float("inf") for wait in waits]
             while command.poll() is None:
                 time.sleep(0.2)
                 now = time.monotonic()
-                if now >= due[0] and (actors := _actors()):
-                    due[0] = now + rng.expovariate(1 / waits[0])
+                while now >= due[0] and (actors := _actors()):
+                    due[0] += rng.expovariate(1 / waits[0])
                     with contextlib.suppress(psutil.NoSuchProcess):
                         (actor := rng.choice(actors)).kill()
                         lost.actors += 1
                         lost.loaded += actor.pid in _loaded(read_notes(ledger))
                 if now >= due[1]:
-                    due[1] = now + rng.expovariate(1 / waits[1])
+                    due[1] += rng.expovariate(1 / waits[1])
                     victim = members.pop(rng.randrange(len(members)))
                     raylet = psutil.Process(victim.all_processes["raylet"][0].process.pid)
                     on_node = {process.pid for process in raylet.children(recursive=True)}
-                    on_node &= {process.pid for process in _actors()} & _loaded(read_notes(ledger))
+                    on_node &= {process.pid for process in _actors()}
+                    loaded = on_node & _loaded(read_notes(ledger))
                     cluster.remove_node(victim, allow_graceful=False)
                     lost.nodes += 1
-                    lost.loaded += len(on_node)
+                    lost.on_nodes += len(on_node)
+                    lost.loaded += len(loaded)
                     members.append(cluster.add_node(wait=False, **node))
                 if now - began > limit:
                     command.kill()
+            lost.minutes = (time.monotonic() - first) / 60
             if command.returncode:
                 raise SystemExit(f"the command ended with status {command.returncode} after {lost}")
     finally:

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import Annotated, Any, Literal
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import Field, ValidationError, model_validator
 
 from syncclip import storage
@@ -26,8 +24,8 @@ from syncclip.core.validation_errors import first_error
 from syncclip.shards.markers import GROUP
 from syncclip.synthesis.filters import ClipFilterSettings, FilterSettings, check_scope
 from syncclip.synthesis.generators.settings import MACHINE, UNKNOWN, GeneratorSettings
-from syncclip.synthesis.prompts.settings import PromptSettings, check_classes, distinct, prompt_of, prompts_of
-from syncclip.synthesis.seeds import MAX_IMAGES, seed_of, seeds_of
+from syncclip.synthesis.prompts.settings import PromptSettings, check_classes, distinct, prompt_of
+from syncclip.synthesis.seeds import MAX_IMAGES, seed_of
 from syncclip.synthesis.settings import MAX_ATTEMPTS, SynthesisSettings
 
 PLAN_NAME = "plan.json"
@@ -131,15 +129,6 @@ class Plan(Settings):
         prompt = prompt_of(self.prompts, self.template, self.classnames[label], image)
         return Entry(index, label, image, attempt, prompt, seed_of(self.seed, index, attempt))
 
-    def prompts_of(self, indices: range) -> list[str]:
-        """Return the prompts of consecutive samples; equivalent to `entry`, but fast for millions of samples."""
-        prompts: list[str] = []
-        for image in range(indices.start // self.classes, -(-indices.stop // self.classes)):
-            first = image * self.classes
-            labels = slice(max(indices.start - first, 0), indices.stop - first)
-            prompts += prompts_of(self.prompts, self.template, self.classnames[labels], image)
-        return prompts
-
     def texts(self, limit: int) -> list[str]:
         """Return the distinct prompts of the dataset, or an empty list if there are more than `limit`."""
         per_class = (distinct(self.prompts, self.template, name, self.images_per_class) for name in self.classnames)
@@ -149,10 +138,6 @@ class Plan(Settings):
             if len(prompts) > limit:
                 return []
         return list(prompts)
-
-    def seeds_of(self, indices: range, attempt: int = 0) -> npt.NDArray[np.uint32]:
-        """Return the samples' seeds with shape (n,); equivalent to `entry`, but fast for millions of samples."""
-        return seeds_of(self.seed, indices, attempt)
 
     def shards(self, images_per_class: int | None = None) -> range:
         """Return the shards with the first `images_per_class` images of each class; by default, all shards."""

@@ -14,7 +14,7 @@ from syncclip.synthesis.prompts.settings import PromptSettings
 from syncclip.workers.settings import Actors, Pool, PoolSettings
 
 MAX_ATTEMPTS = 16
-"""Maximum number of attempts per image; attempt and index share the 32 bits of a seed (see `seeds.seed_of`)."""
+"""Maximum number of attempts per image; see `seeds.seed_of`."""
 
 
 class CostSettings(Settings):

@@ -24,6 +24,10 @@ from syncclip.synthesis.generators.weights import locate
 NSFW = "nsfw"
 """Key in an image's `info` for the result of the pipeline's safety checker."""
 
+SECTION = 2**20
+"""Random 32-bit numbers in each section of a sequence (see `random_generator`). The noise of an image of 2048 x 2048
+pixels with 16 latent channels consists of as many numbers."""
+
 _Pixels = tuple[Any, bool | None]
 """An image, as an (H, W, 3) uint8 array or a PIL image, and the result of the pipeline's safety checker."""
 
@@ -115,7 +119,7 @@ class Generator:
             try:
                 output = pipeline(
                     prompt=[prompts[i] for i in rows],
-                    generator=[torch.Generator("cpu").manual_seed(seeds[i]) for i in rows],
+                    generator=[random_generator(seeds[i]) for i in rows],
                     output_type=output_type,
                     **arguments,
                 )
@@ -152,6 +156,19 @@ AnyGenerator = Generator | Endpoint
 def generator_of(settings: GeneratorSettings, device: str, fingerprint: str, token: str | None = None) -> AnyGenerator:
     """Return the endpoint or local generator for the settings."""
     return Endpoint(settings, fingerprint, token) if settings.endpoint else Generator(settings, device, fingerprint)
+
+
+def random_generator(seed: int) -> Any:
+    """Return a `torch.Generator` on the CPU that depends on all bits of a seed from `seeds.seed_of`.
+
+    torch's generator on the CPU uses only the low 32 bits; the high bits select a section of its sequence.
+    """
+    import torch
+
+    generator = torch.Generator("cpu").manual_seed(seed)
+    for _ in range(seed >> 32):
+        torch.empty(SECTION, dtype=torch.int32).random_(generator=generator)
+    return generator
 
 
 def _image(pixels: Any, flag: bool | None) -> Image.Image:

@@ -80,18 +80,6 @@ def prompt_of(settings: PromptSettings, template: str, classname: str, image: in
     return filled(sentences[turn % len(sentences)], classname)
 
 
-def prompts_of(settings: PromptSettings, template: str, classnames: Sequence[str], image: int) -> list[str]:
-    """Return the prompt of image number `image` of each class; equivalent to `prompt_of`, but faster."""
-    strategy, turn = turn_of(settings.weights, image)
-    own = settings.classes
-    mixed = [name for name in classnames if name not in own] if own else classnames
-    prompts = settings.mixture[strategy].prompts(mixed, template, turn)
-    if not own:
-        return prompts
-    rest = iter(prompts)
-    return [prompt_of(settings, template, name, image) if name in own else next(rest) for name in classnames]
-
-
 def check_classes(settings: PromptSettings, classnames: Sequence[str], dataset: str) -> None:
     """Raise a ValueError if a class is unknown or has no sentences."""
     own: dict[str, Mapping[str, Sequence[str]]] = {}

@@ -10,7 +10,6 @@ from typing import Annotated, Literal, overload
 
 from pydantic import Field, model_validator
 
-from syncclip.clip.prompt_text import fill, filled
 from syncclip.core.settings import Settings, Template, with_one_placeholder
 from syncclip.core.text import ARTICLE
 from syncclip.synthesis.prompts.captions import Sentence, Sentences, WriterSettings
@@ -34,11 +33,6 @@ class SharedStrategy(Strategy):
         """Return the sentences of a class."""
         return self.shared(template)
 
-    def prompts(self, classnames: Sequence[str], template: str, turn: int) -> list[str]:
-        """Return prompt number `turn` of each class, cycling through the sentences."""
-        sentences = self.shared(template)
-        return fill(sentences[turn % len(sentences)], classnames)
-
 
 class OwnStrategy(Strategy):
     """A strategy with separate sentences for each class, in the recipe or in a file."""
@@ -52,11 +46,6 @@ class OwnStrategy(Strategy):
     def of(self, classname: str, template: str) -> Sequence[str]:  # noqa: ARG002
         """Return the sentences of a class."""
         return self.sentences[classname]
-
-    def prompts(self, classnames: Sequence[str], template: str, turn: int) -> list[str]:  # noqa: ARG002
-        """Return prompt number `turn` of each class, cycling through the sentences."""
-        pairs = ((name, self.sentences[name]) for name in classnames)
-        return [filled(sentences[turn % len(sentences)], name) for name, sentences in pairs]
 
 
 class TemplateSettings(SharedStrategy):

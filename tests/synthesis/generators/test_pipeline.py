@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from syncclip.datasets import DatasetSettings, load_dataset
-from syncclip.synthesis.generators.pipeline import Generator
+from syncclip.synthesis.generators.pipeline import Generator, random_generator
 from syncclip.synthesis.generators.settings import GeneratorSettings
 from tests.synthesis.generators.conftest import pixels, settings_of
 
@@ -23,6 +23,19 @@ def test_a_reloaded_generator_gives_the_same_bytes_and_prints_nothing(
     first, second = (Generator(settings_of(pipeline)).generate(PROMPTS, [5, 2**32 - 1]) for _ in range(2))
     assert pixels(first) == pixels(second)
     assert capfd.readouterr() == ("", "")
+
+
+def test_an_image_depends_on_all_36_bits_of_its_seed(pipeline: Path) -> None:
+    seeds = [5, 5 | 1 << 32, 5 | 15 << 32]
+    images = pixels(Generator(settings_of(pipeline)).generate(PROMPTS[:1] * 3, seeds))
+    assert len({*images}) == 3
+
+
+def test_sections_of_a_random_sequence_have_different_noise() -> None:
+    noise = [torch.randn(4096, generator=random_generator(5 | section << 32)) for section in range(3)]
+    assert noise[0].equal(torch.randn(4096, generator=torch.Generator().manual_seed(5)))
+    correlation = torch.corrcoef(torch.stack(noise)) - torch.eye(3)
+    assert correlation.abs().max() < 0.1
 
 
 def test_images_without_a_guide_do_not_depend_on_guided_ones(pipeline: Path) -> None:

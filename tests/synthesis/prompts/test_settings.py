@@ -16,7 +16,6 @@ from syncclip.synthesis.prompts.settings import (
     check_classes,
     coverage,
     prompt_of,
-    prompts_of,
     samples,
     turn_of,
 )
@@ -34,7 +33,6 @@ def test_templates_are_used_in_turn() -> None:
 
 def test_braces_in_a_class_name_are_kept() -> None:
     assert prompts(PromptSettings(), "set {x}", 1) == ["a set {x}"]
-    assert prompts_of(PromptSettings(), "a {}", ["set {}"], 0) == ["a set {}"]
 
 
 def test_strategies_are_mixed_by_their_weights() -> None:
@@ -49,13 +47,6 @@ def test_a_class_can_have_its_own_sentences() -> None:
     assert prompts(settings, "crane", 3) == ["a crane, the bird", "a bird on one leg", "a crane, the bird"]
     assert prompts(settings, "cat", 1) == ["a cat"]
     assert coverage(settings, "a {}", ["crane", "cat"], 8).by_strategy == {"own": 8, "template": 8}
-
-
-@given(st.integers(0, 50))
-def test_prompts_of_many_classes_equal_those_of_each(image: int) -> None:
-    for settings in (EVERYTHING, PromptSettings(), PromptSettings(templates=("a {}", "the {}"))):
-        expected = [prompt_of(settings, "{} or {}", name, image) for name in CLASSES]
-        assert prompts_of(settings, "{} or {}", CLASSES, image) == expected
 
 
 def test_labels_of_repeated_strategies_are_numbered() -> None:
