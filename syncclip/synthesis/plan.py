@@ -34,8 +34,21 @@ SHARD_IMAGES = 64
 """Default minimum number of images per shard, kept small to limit the cost of a lost shard."""
 DEFAULT_SHARDS = 50_000
 """Maximum number of shards of the default size, since a shard consists of three objects."""
+MAX_SHARDS = 2**22
+"""Maximum number of shards in a dataset, since lists of them must fit in memory."""
 BATCH_GUESS = 8
 """Batch size assumed in forecasts if `generator.batch_size` is `auto`."""
+
+
+def check_size(images_per_class: int, classes: int, shards: int) -> None:
+    """Raise a ValueError if a synthetic dataset has too many images or shards."""
+    if images_per_class * classes > MAX_IMAGES:
+        raise ValueError(
+            f"{images_per_class} images for each of {classes} classes exceed the maximum of {MAX_IMAGES:,} "
+            "per synthetic dataset; generate several datasets with different seeds"
+        )
+    if shards > MAX_SHARDS:
+        raise ValueError(f"{shards:,} shards exceed the maximum of {MAX_SHARDS:,}; increase shard_size")
 
 
 @dataclass(frozen=True)
@@ -85,11 +98,7 @@ class Plan(Settings):
             raise ValueError(f"dataset {self.dataset!r} has no classes; add at least one")
         if not self.amounts or any(a >= b for a, b in pairwise((0, *self.amounts))):
             raise ValueError(f"numbers of images per class must be positive and ascending, not {list(self.amounts)}")
-        if self.total > MAX_IMAGES:
-            raise ValueError(
-                f"{self.amounts[-1]} images for each of {self.classes} classes exceed the maximum of {MAX_IMAGES:,} "
-                "per synthetic dataset; generate several datasets with different seeds"
-            )
+        check_size(self.images_per_class, self.classes, len(self.shards()))
         if self.generator.guide is not None and not any(self.guides):
             raise ValueError(
                 f"generator.guide requires real images, but dataset {self.dataset!r} has none; remove guide"

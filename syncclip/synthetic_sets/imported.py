@@ -30,8 +30,7 @@ from syncclip.shards.reader import ImageSet
 from syncclip.shards.webdataset import TarSet, index_tars, tars_in
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.storage.exports import require_export
-from syncclip.synthesis.plan import PLAN_NAME, SHARD_IMAGES, Plan, read_plan
-from syncclip.synthesis.seeds import MAX_IMAGES
+from syncclip.synthesis.plan import PLAN_NAME, SHARD_IMAGES, Plan, check_size, read_plan
 
 IMPORTED = "imported.json"
 SET_RECIPE = "synthesis.yaml"
@@ -62,11 +61,7 @@ class ImportedSet(Settings):
     def _check_consistency(self) -> ImportedSet:
         if len(self.counts) != len(self.classnames):
             raise ValueError(f"counts has {len(self.counts)} entries, but there are {len(self.classnames)} classes")
-        if self.images_per_class * self.classes > MAX_IMAGES:
-            raise ValueError(
-                f"{self.images_per_class} images for each of {self.classes} classes exceed the maximum of "
-                f"{MAX_IMAGES:,} per synthetic dataset"
-            )
+        check_size(self.images_per_class, self.classes, len(self.shards()))
         return self
 
     @property

@@ -147,11 +147,13 @@ def test_filters_use_the_recipes_backbone_by_default() -> None:
     assert plan.model_dump()["filters"][0]["backbone"]["name"] == "ViT-B-16"
 
 
-def test_no_classes_and_too_many_images_are_errors() -> None:
+def test_no_classes_and_too_many_images_or_shards_are_errors() -> None:
     with pytest.raises(UserError, match="has no classes"):
         plan_of(classes=0)
     with pytest.raises(UserError, match="exceed the maximum of 4,294,967,296"):
         plan_of(images=MAX_IMAGES)
+    with pytest.raises(UserError, match=r"5,000,000 shards exceed the maximum of 4,194,304; increase .*shard_size"):
+        plan_of(images=5_000_000, classes=1, shard_size=1)
 
 
 def test_a_stored_plan_contains_the_speed_but_no_settings_of_the_machine(
